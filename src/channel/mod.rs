@@ -1,0 +1,3 @@
+//! The machines' side of the channel to the broker.
+
+pub mod enroll;

@@ -1,0 +1,14 @@
+//! What decides. Nothing here owns a socket, reads a clock, draws a random
+//! number or awaits: time, randomness and bytes are arguments, decisions are
+//! return values. That is what makes each rule testable, fuzzable and
+//! replayable.
+
+pub mod backoff;
+pub mod clock;
+pub mod codes;
+pub mod heartbeat;
+pub mod ids;
+pub mod pairing;
+pub mod placement;
+pub mod selection;
+pub mod tickets;

@@ -1,0 +1,1 @@
+//! Which session host takes a user.

@@ -1,0 +1,3 @@
+//! What is measured and how it is named: close reasons, histograms, logs.
+
+pub mod log;

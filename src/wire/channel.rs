@@ -1,0 +1,236 @@
+//! Messages on the channel that agents and gateways hold open to a broker:
+//! one JSON text per WebSocket message, each inside an [`Envelope`].
+//!
+//! Adding a field with a default or a message is compatible; anything else
+//! needs a new [`VERSION`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::clock::UnixMillis;
+use crate::core::codes::Refusal;
+use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::core::selection::Explain;
+use crate::core::tickets::PublishedKey;
+
+/// Version of everything in this file.
+pub const VERSION: u16 = 1;
+
+/// A longer message closes the channel.
+pub const MESSAGE_LENGTH_MAX: usize = 1024 * 1024;
+
+/// What every message travels in, in both directions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Envelope<M> {
+    /// "Are you there?" Answered with [`Envelope::Answer`] and the same number.
+    Beat {
+        seq: u64,
+    },
+    Answer {
+        seq: u64,
+    },
+    /// The last message before the sender closes.
+    Goodbye {
+        refusal: Refusal,
+    },
+    Body {
+        body: M,
+    },
+}
+
+/// What an agent sends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AgentToBroker {
+    /// First message. `live` are the sessions that this agent still carries,
+    /// so that a broker that restarted counts them.
+    Hello {
+        version: u16,
+        software: String,
+        live: Vec<SessionId>,
+        capacity: u32,
+    },
+    /// Answer to [`BrokerToAgent::Order`]: the target was reached and the
+    /// agent dials the gateway now.
+    OrderAccepted {
+        session: SessionId,
+    },
+    /// Answer to [`BrokerToAgent::Order`].
+    OrderRefused {
+        session: SessionId,
+        refusal: Refusal,
+    },
+    /// An accepted order came to nothing.
+    OrderFailed {
+        session: SessionId,
+        refusal: Refusal,
+    },
+    /// The gateway let the leg in and bytes may flow.
+    SessionStarted {
+        session: SessionId,
+    },
+    SessionEnded {
+        session: SessionId,
+        bytes_up: u64,
+        bytes_down: u64,
+    },
+}
+
+/// What a broker sends to an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum BrokerToAgent {
+    /// Answer to the hello.
+    Welcome { version: u16, host: HostId, draining: bool },
+    /// Step 9: dial this gateway with this ticket (step 10).
+    Order(Order),
+    /// The order is void or the session has to end.
+    Cancel { session: SessionId, refusal: Refusal },
+}
+
+/// An order to a session host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub session: SessionId,
+    pub gateway: GatewayId,
+    /// `https://host:port` of exactly that gateway instance.
+    pub gateway_url: String,
+    pub ticket: String,
+    pub answer_within_ms: u64,
+}
+
+/// What a gateway sends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum GatewayToBroker {
+    /// First message. `url` is where clients, hosts and other gateways reach
+    /// this instance; `live` are the sessions that it relays right now.
+    Hello { version: u16, software: String, url: String, capacity: u32, live: Vec<SessionId> },
+    /// Load, about once a second.
+    Load { connections: u32, waiting: u32, draining: bool },
+    /// Step 7 and 9, first half: reserve a place on a host for this user and
+    /// sign the client's ticket for the gateway that was selected.
+    Place(PlaceRequest),
+    /// Step 8: the client is here with a valid ticket, send the host.
+    Orchestrate { request: u64, session: SessionId },
+    /// Step 11 begins.
+    SessionStarted { session: SessionId },
+    /// The relay, or the wait for it, is over.
+    SessionEnded {
+        session: SessionId,
+        close_reason: String,
+        bytes_up: u64,
+        bytes_down: u64,
+        duration_ms: u64,
+    },
+}
+
+/// What a user asks for, as far as the gateway knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlaceRequest {
+    /// Chosen by the gateway, echoed in the answer.
+    pub request: u64,
+    /// The user's bearer token. The broker judges it.
+    pub bearer: String,
+    /// `remoteapplicationprogram` of the .rdp file.
+    pub application: String,
+    /// `loadbalanceinfo` of the .rdp file.
+    pub load_balance_info: String,
+    pub client_address: String,
+    /// The gateway selected for this session.
+    pub gateway: GatewayId,
+    /// Why that one.
+    pub explain: Explain,
+    /// The session id that the selection broke ties with.
+    pub session: SessionId,
+}
+
+/// What a broker sends to a gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum BrokerToGateway {
+    /// Answer to the hello.
+    Welcome {
+        version: u16,
+        gateway: GatewayId,
+        ticket_keys: Vec<PublishedKey>,
+    },
+    /// The gateway table and ticket keys, on change and about once a second.
+    Gateways {
+        gateways: Vec<GatewayEntry>,
+        ticket_keys: Vec<PublishedKey>,
+    },
+    /// Answer to [`GatewayToBroker::Place`].
+    Placed {
+        request: u64,
+        placement: Placement,
+    },
+    PlaceRefused {
+        request: u64,
+        refusal: Refusal,
+    },
+    /// Answer to [`GatewayToBroker::Orchestrate`]: the host accepted the order.
+    Orchestrated {
+        request: u64,
+    },
+    OrchestrateRefused {
+        request: u64,
+        refusal: Refusal,
+    },
+    /// The host that accepted the order cannot come after all: tell the
+    /// waiting client. A session that is already relayed ends as well.
+    Cancel {
+        session: SessionId,
+        refusal: Refusal,
+    },
+}
+
+/// A reserved place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    pub session: SessionId,
+    pub host: HostId,
+    pub gateway_url: String,
+    pub client_ticket: String,
+    pub expires_at: UnixMillis,
+}
+
+/// One gateway as the broker sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatewayEntry {
+    pub gateway: GatewayId,
+    pub url: String,
+    pub connections: u32,
+    /// Placements made since the last load report.
+    pub in_flight: u32,
+    pub capacity: u32,
+    pub draining: bool,
+    /// Age of the load report.
+    pub age_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::codes::Code;
+
+    #[test]
+    fn messages_survive_their_text() {
+        let order = Envelope::Body {
+            body: BrokerToAgent::Order(Order {
+                session: SessionId([3; 16]),
+                gateway: "gw-1".parse().unwrap(),
+                gateway_url: "https://gw-1.example:443".into(),
+                ticket: "rw1.k.c.s".into(),
+                answer_within_ms: 1_000,
+            }),
+        };
+        let text = serde_json::to_string(&order).unwrap();
+        assert_eq!(serde_json::from_str::<Envelope<BrokerToAgent>>(&text).unwrap(), order);
+
+        let goodbye: Envelope<AgentToBroker> =
+            Envelope::Goodbye { refusal: Refusal::new(Code::ChannelReplaced) };
+        let text = serde_json::to_string(&goodbye).unwrap();
+        assert_eq!(serde_json::from_str::<Envelope<AgentToBroker>>(&text).unwrap(), goodbye);
+    }
+}

@@ -1,0 +1,9 @@
+//! Encodes and decodes. Bytes in, values out; no I/O.
+
+pub mod arm;
+pub mod channel;
+pub mod enroll;
+pub mod feed;
+pub mod http_head;
+pub mod rdp_file;
+pub mod rdp_signature;
