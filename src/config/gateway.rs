@@ -1,7 +1,232 @@
 //! The `[gateway]` table.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
 use serde::Deserialize;
 
+use super::ConfigError;
+use crate::tls::settings::TlsSettings;
+
+/// A gateway. Everything but `listen`, `url` and `state_dir` has a default.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GatewayConfig {}
+pub struct GatewayConfig {
+    /// Where clients, session hosts and other gateways connect.
+    pub listen: SocketAddr,
+    /// `https://name:port` under which all of those reach this very instance.
+    pub url: String,
+    /// Where `ringway enroll` put key and certificate.
+    pub state_dir: PathBuf,
+    /// Certificate chain and key (PEM) of the TLS port. Absent: the
+    /// certificate from enrolment, which only those trust who trust the
+    /// broker's CA.
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// CA (PEM) of the other gateways' certificates, for probes. Absent: the
+    /// broker's CA and the public web's.
+    pub peer_ca: Option<PathBuf>,
+    #[serde(default)]
+    pub tls: TlsSettings,
+    /// Unix socket for `ringway ctl`. Absent: `admin.sock` in `state_dir`.
+    pub admin_socket: Option<PathBuf>,
+    #[serde(default)]
+    pub limits: GatewayLimits,
+    #[serde(default)]
+    pub threads: GatewayThreads,
+    #[serde(default)]
+    pub channel: ChannelTiming,
+}
+
+/// A limit on everything.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayLimits {
+    /// Relayed sessions of the whole gateway.
+    pub sessions_max: u32,
+    /// Connections that are not relayed yet: handshake, request, waiting.
+    pub lobby_connections_max: u32,
+    /// Clients that wait for their session host.
+    pub waiting_max: u32,
+    /// The same from one address.
+    pub waiting_per_address_max: u32,
+    /// From the accepted connection to the end of the TLS handshake.
+    pub handshake_timeout_ms: u64,
+    /// From there, or from the last answer, to the end of a request.
+    pub request_timeout_ms: u64,
+    /// How long a client waits for its session host.
+    pub pair_timeout_ms: u64,
+    /// For writing an answer to somebody who does not read.
+    pub write_timeout_ms: u64,
+    /// For an answer of the broker.
+    pub broker_timeout_ms: u64,
+    /// Request head.
+    pub head_bytes_max: usize,
+    /// Request body.
+    pub body_bytes_max: usize,
+    /// Requests on one connection before it is closed.
+    pub requests_per_connection_max: u32,
+    /// Bytes queued towards one leg before its peer is not read any more.
+    pub leg_output_bytes_max: usize,
+    /// With one direction closed, silence of the other that ends the session.
+    pub half_close_timeout_ms: u64,
+    /// Silence both ways that ends a session; 0: never.
+    pub idle_timeout_ms: u64,
+    /// Age that ends a session; 0: never.
+    pub lifetime_ms: u64,
+    /// For delivering what is queued once a session is ending.
+    pub drain_output_ms: u64,
+    /// On SIGTERM: how long live sessions may go on.
+    pub shutdown_grace_ms: u64,
+    /// Round trips older than this are not used for selection.
+    pub sample_age_ms_max: u64,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 10_000,
+            lobby_connections_max: 4_096,
+            waiting_max: 2_048,
+            waiting_per_address_max: 256,
+            handshake_timeout_ms: 5_000,
+            request_timeout_ms: 10_000,
+            pair_timeout_ms: 10_000,
+            write_timeout_ms: 5_000,
+            broker_timeout_ms: 4_000,
+            // AVD-mode clients send the access token twice in one head.
+            head_bytes_max: 32 * 1024,
+            body_bytes_max: 64 * 1024,
+            requests_per_connection_max: 1_000,
+            leg_output_bytes_max: 512 * 1024,
+            half_close_timeout_ms: 60_000,
+            idle_timeout_ms: 0,
+            lifetime_ms: 0,
+            drain_output_ms: 5_000,
+            shutdown_grace_ms: 30_000,
+            sample_age_ms_max: 30_000,
+        }
+    }
+}
+
+/// How many threads of each kind, and what they own.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayThreads {
+    /// 0: one per core. Each is pinned to its core.
+    pub relay_workers: u16,
+    pub lobby_threads: u16,
+    /// Receive buffers of 256 KiB per relay worker; a power of two.
+    pub rx_buffers: u16,
+    /// Output slots of 288 KiB per relay worker.
+    pub output_slots: u32,
+    /// Pin relay workers to cores.
+    pub pin: bool,
+    /// Time between two probes of another gateway.
+    pub probe_interval_ms: u64,
+}
+
+impl Default for GatewayThreads {
+    fn default() -> Self {
+        Self {
+            relay_workers: 0,
+            lobby_threads: 1,
+            rx_buffers: 4,
+            output_slots: 256,
+            pin: true,
+            probe_interval_ms: 5_000,
+        }
+    }
+}
+
+/// Heartbeats on the channel to the broker.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelTiming {
+    pub heartbeat_interval_ms: u64,
+    pub heartbeat_timeout_ms: u64,
+    /// First reconnect delay; doubles up to the cap, with full jitter.
+    pub reconnect_base_ms: u64,
+    pub reconnect_cap_ms: u64,
+}
+
+impl Default for ChannelTiming {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval_ms: 5_000,
+            heartbeat_timeout_ms: 10_000,
+            reconnect_base_ms: 200,
+            reconnect_cap_ms: 30_000,
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// Relay workers to start: as configured, or one per core.
+    #[must_use]
+    pub fn relay_workers(&self) -> usize {
+        match self.threads.relay_workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => usize::from(n),
+        }
+    }
+
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+    }
+
+    /// Bytes that `sessions` relayed sessions and the fixed parts need at
+    /// most, for the line that is printed at start.
+    #[must_use]
+    pub fn memory_bytes(&self, sessions: u64) -> u64 {
+        let per_session = 12 * 1024;
+        let per_worker = u64::from(self.threads.rx_buffers) * 256 * 1024
+            + u64::from(self.threads.output_slots) * 288 * 1024;
+        sessions * per_session + per_worker * self.relay_workers() as u64
+    }
+
+    /// # Errors
+    /// The first value that cannot work, with what to write instead.
+    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let bad = |key, problem: &str, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem: problem.into(), remedy })
+        };
+        if !self.url.starts_with("https://") || self.url.trim_end_matches('/') != self.url {
+            return bad("gateway.url", &self.url, "write https://name:port without a path");
+        }
+        if self.tls_certificate.is_some() != self.tls_key.is_some() {
+            return bad(
+                "gateway.tls_key",
+                "certificate and key come together",
+                "give both or none",
+            );
+        }
+        let limits = &self.limits;
+        if limits.sessions_max == 0 || limits.sessions_max > 400_000 {
+            return bad("gateway.limits.sessions_max", "out of range", "choose 1 to 400000");
+        }
+        if limits.head_bytes_max < 1_024 || limits.leg_output_bytes_max < 32 * 1024 {
+            return bad("gateway.limits", "a byte limit is too small", "use the defaults");
+        }
+        let waits = [
+            limits.handshake_timeout_ms,
+            limits.request_timeout_ms,
+            limits.pair_timeout_ms,
+            limits.write_timeout_ms,
+            limits.broker_timeout_ms,
+            limits.half_close_timeout_ms,
+        ];
+        if waits.contains(&0) {
+            return bad("gateway.limits", "a timeout is zero", "every wait needs a deadline");
+        }
+        if !self.threads.rx_buffers.is_power_of_two() || self.threads.lobby_threads == 0 {
+            return bad(
+                "gateway.threads",
+                "rx_buffers must be a power of two, lobby_threads at least 1",
+                "use the defaults",
+            );
+        }
+        Ok(())
+    }
+}

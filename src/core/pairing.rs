@@ -1,1 +1,128 @@
-//! Who waits for whom.
+//! Who waits for whom at a gateway (between steps 8 and 11).
+//!
+//! A client that has shown a valid ticket waits here for its session host. A
+//! host never waits: it was ordered for a client that is here, so one that
+//! finds nobody came too late.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::codes::Code;
+use super::ids::SessionId;
+
+/// How many may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct PairingLimits {
+    pub waiting_max: usize,
+    /// Of one client address: one user behind one NAT must not use up the
+    /// places of everybody else.
+    pub waiting_per_address_max: usize,
+}
+
+/// The clients that wait, each with what it takes to wake it.
+#[derive(Debug)]
+pub struct PairingTable<W> {
+    waiting: HashMap<SessionId, (IpAddr, W)>,
+    count_by_address: HashMap<IpAddr, usize>,
+    limits: PairingLimits,
+}
+
+impl<W> PairingTable<W> {
+    #[must_use]
+    pub fn new(limits: PairingLimits) -> Self {
+        Self { waiting: HashMap::new(), count_by_address: HashMap::new(), limits }
+    }
+
+    /// A client begins to wait.
+    ///
+    /// # Errors
+    /// [`Code::TooManyWaiting`] at a limit; [`Code::TicketUsed`] when somebody
+    /// already waits for that session.
+    pub fn wait(&mut self, session: SessionId, address: IpAddr, waker: W) -> Result<(), Code> {
+        if self.waiting.contains_key(&session) {
+            return Err(Code::TicketUsed);
+        }
+        let from_here = self.count_by_address.get(&address).copied().unwrap_or(0);
+        if self.waiting.len() >= self.limits.waiting_max
+            || from_here >= self.limits.waiting_per_address_max
+        {
+            return Err(Code::TooManyWaiting);
+        }
+        self.waiting.insert(session, (address, waker));
+        *self.count_by_address.entry(address).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Ends the wait of a session's client: its host came, its order failed,
+    /// it left, or its time is up. `None` when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// None; the caller that finds nobody answers [`Code::SessionUnknown`].
+    pub fn take(&mut self, session: SessionId) -> Option<W> {
+        let (address, waker) = self.waiting.remove(&session)?;
+        if let Some(count) = self.count_by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.count_by_address.remove(&address);
+            }
+        }
+        Some(waker)
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([127, 0, 0, n])
+    }
+
+    #[test]
+    fn a_host_finds_its_client_once() {
+        let limits = PairingLimits { waiting_max: 10, waiting_per_address_max: 10 };
+        let mut table = PairingTable::new(limits);
+        let session = SessionId([1; 16]);
+        assert_eq!(table.wait(session, address(1), "client"), Ok(()));
+        assert_eq!(table.wait(session, address(2), "again"), Err(Code::TicketUsed));
+        assert_eq!(table.take(session), Some("client"));
+        assert_eq!(table.take(session), None);
+        assert!(table.is_empty() && table.count_by_address.is_empty());
+    }
+
+    proptest! {
+        /// Whatever comes and goes: no limit is passed, and the count per
+        /// address is always the number of those who wait.
+        #[test]
+        fn limits_hold_and_counts_agree(steps in prop::collection::vec((any::<bool>(), 0_u8..20, 0_u8..4), 0..300)) {
+            let limits = PairingLimits { waiting_max: 8, waiting_per_address_max: 3 };
+            let mut table = PairingTable::new(limits);
+            for (arrives, session, from) in steps {
+                let session = SessionId([session; 16]);
+                if arrives {
+                    let _ = table.wait(session, address(from), ());
+                } else {
+                    let _ = table.take(session);
+                }
+                prop_assert!(table.len() <= 8);
+                for n in 0..4 {
+                    let here = table.waiting.values().filter(|(a, ())| *a == address(n)).count();
+                    prop_assert!(here <= 3);
+                    prop_assert_eq!(here, table.count_by_address.get(&address(n)).copied().unwrap_or(0));
+                }
+            }
+        }
+    }
+}

@@ -1,3 +1,6 @@
 //! What is measured and how it is named: close reasons, histograms, logs.
 
+pub mod close_reason;
+pub mod histograms;
 pub mod log;
+pub mod timeline;

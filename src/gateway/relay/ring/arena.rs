@@ -1,0 +1,135 @@
+//! Output slots: where records for a leg are sealed and from where they are
+//! sent. A worker has one arena; idle legs own nothing of it.
+
+use super::receive::RX_BUFFER_BYTES;
+
+/// Room for everything that one full receive buffer turns into: its records
+/// may each grow by a few bytes (another version or suite on the other side),
+/// and the partial record carried over from before comes on top.
+pub const SLOT_BYTES: usize = RX_BUFFER_BYTES + 32 * 1024;
+
+/// A piece of output: filled once front to back, then sent, then reused.
+#[derive(Debug)]
+pub struct Slot {
+    bytes: Vec<u8>,
+    filled: usize,
+    sent: usize,
+    /// Monotonic microseconds at which the first byte in it was received.
+    pub first_received_us: u64,
+    pooled: bool,
+}
+
+impl Slot {
+    fn with_capacity(bytes: usize, pooled: bool) -> Self {
+        Self { bytes: vec![0; bytes], filled: 0, sent: 0, first_received_us: 0, pooled }
+    }
+
+    /// The unused rest, to write records into; [`Slot::commit`] keeps them.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// Keeps the first `length` bytes of the room.
+    pub fn commit(&mut self, length: usize) {
+        self.filled = self.filled.saturating_add(length).min(self.bytes.len());
+    }
+
+    #[must_use]
+    pub fn unsent(&self) -> &[u8] {
+        self.bytes.get(self.sent..self.filled).unwrap_or_default()
+    }
+
+    /// The kernel took `length` bytes.
+    pub fn mark_sent(&mut self, length: usize) {
+        self.sent = self.sent.saturating_add(length).min(self.filled);
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.filled == self.sent
+    }
+
+    #[must_use]
+    pub fn filled_bytes(&self) -> usize {
+        self.filled
+    }
+}
+
+/// A worker's slots, last in first out: the slot used next is the one still in
+/// the cache.
+#[derive(Debug)]
+pub struct Arena {
+    free: Vec<Slot>,
+    total: usize,
+    /// Slots made because the arena was empty; each is one allocation.
+    pub overflows: u64,
+}
+
+impl Arena {
+    /// An arena of `slots` slots. Their pages are touched on first use only.
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
+        let free = (0..slots).map(|_| Slot::with_capacity(SLOT_BYTES, true)).collect();
+        Self { free, total: slots, overflows: 0 }
+    }
+
+    /// A slot with room for at least `at_least` bytes. When stalled readers
+    /// hold the whole arena, a small one of exactly that size is allocated:
+    /// the receive gate bounds how many of those there can be.
+    pub fn take(&mut self, at_least: usize) -> Slot {
+        if at_least <= SLOT_BYTES
+            && let Some(slot) = self.free.pop()
+        {
+            return slot;
+        }
+        self.overflows += 1;
+        Slot::with_capacity(at_least, false)
+    }
+
+    pub fn put(&mut self, mut slot: Slot) {
+        if slot.pooled {
+            slot.filled = 0;
+            slot.sent = 0;
+            self.free.push(slot);
+        }
+    }
+
+    /// Less than an eighth is free: readers that lag must be held back harder.
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        self.free.len() * 8 < self.total
+    }
+
+    #[must_use]
+    pub fn free_slots(&self) -> usize {
+        self.free.len()
+    }
+
+    #[must_use]
+    pub fn total_slots(&self) -> usize {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_back_and_overflow_is_counted_and_freed() {
+        let mut arena = Arena::new(1);
+        let mut slot = arena.take(10);
+        slot.room()[..3].copy_from_slice(b"abc");
+        slot.commit(3);
+        assert_eq!(slot.unsent(), b"abc");
+        slot.mark_sent(2);
+        assert_eq!(slot.unsent(), b"c");
+        let extra = arena.take(100);
+        assert_eq!(arena.overflows, 1);
+        arena.put(extra);
+        assert_eq!(arena.free_slots(), 0);
+        arena.put(slot);
+        assert_eq!(arena.free_slots(), 1);
+        assert!(arena.take(10).is_empty());
+    }
+}
