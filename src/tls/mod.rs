@@ -1,7 +1,9 @@
-//! TLS: which suites, whose certificates, and the record layer that takes over
-//! after the handshake.
+//! TLS: which suites, whose certificates, the handshake, and the record layer
+//! that takes over after it.
 
+pub mod handshake;
 pub mod identity;
+pub mod record;
 pub mod settings;
 
 /// Makes aws-lc-rs the process-wide provider, for libraries that ask for one.

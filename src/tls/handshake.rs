@@ -1,0 +1,522 @@
+//! A TLS handshake without a socket, and the first data after it.
+//!
+//! rustls does the handshake and nothing else. Its records are handed to it one
+//! by one, so that it never sees a byte beyond the handshake: at the moment when
+//! it is done (and its session tickets are encoded, which count in the sequence
+//! of what we send) the keys are taken, and [`RecordLayer`] opens and seals from
+//! there on. So there is one record layer with one set of rules, and a key
+//! update that comes early is not lost inside rustls.
+//!
+//! Buffers are bounded by backpressure: [`Handshake::room`] says how much may be
+//! fed, and is 0 while undelivered plaintext fills its own bound.
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::{
+    CipherSuite, ClientConfig, CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion,
+    ServerConfig,
+};
+
+use crate::tls::record::{
+    CONTROL_RECORD_LEN, Framed, Kernel, MAX_OPENED_LEN, MAX_PLAINTEXT_LEN, Opened, RecordError,
+    RecordLayer, next_record,
+};
+
+/// Most bytes of ciphertext that wait to be understood. rustls takes handshake
+/// messages of up to 64 KiB, which come with record headers.
+pub const INCOMING_LIMIT: usize = 72 * 1024;
+
+/// Bytes of plaintext that wait for [`Handshake::consume_plaintext`] before no
+/// further record is opened. One record more may follow.
+pub const PLAINTEXT_LIMIT: usize = 64 * 1024;
+
+/// Most bytes that wait for [`Handshake::take_outgoing`].
+pub const OUTGOING_LIMIT: usize = 512 * 1024;
+
+/// Why there is no (further) TLS with this peer. An alert for it, where one is
+/// due, waits in [`Handshake::take_outgoing`].
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(#[from] rustls::Error),
+    #[error("the peer closed during the TLS handshake")]
+    ClosedInHandshake,
+    #[error("the peer gave up with TLS alert {description}")]
+    PeerAlert { description: u8 },
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("more ciphertext was fed than there is room for, {limit} bytes: ask for the room")]
+    TooMuchIncoming { limit: usize },
+    #[error("more than {limit} bytes wait to be sent: take them first")]
+    TooMuchOutgoing { limit: usize },
+    #[error("the TLS handshake is not finished: feed more first")]
+    NotEstablished,
+    #[error("bytes still wait to be sent: take them before the keys")]
+    OutgoingPending,
+    #[error("rustls is in a state that its documentation rules out: report this")]
+    Unforeseen,
+}
+
+/// A handshake as server.
+pub type ServerHandshake = Handshake<UnbufferedServerConnection>;
+
+/// A handshake as client.
+pub type ClientHandshake = Handshake<UnbufferedClientConnection>;
+
+/// What was agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    pub version: ProtocolVersion,
+    pub suite: CipherSuite,
+    pub alpn: Option<Vec<u8>>,
+    /// The session was resumed with a ticket.
+    pub resumed: bool,
+}
+
+/// A connection whose keys are ours. All of it is plain data and `Send`.
+#[derive(Debug)]
+pub struct EstablishedTls {
+    pub records: RecordLayer,
+    pub negotiated: Negotiated,
+    /// Received, not yet opened: whole records or the beginning of one.
+    pub leftover_ciphertext: Vec<u8>,
+    /// Opened, not yet consumed; comes before what is in the ciphertext.
+    pub leftover_plaintext: Vec<u8>,
+}
+
+/// A TLS connection from its first byte until its keys are taken.
+pub struct Handshake<C> {
+    stage: Stage<C>,
+    incoming: Vec<u8>,
+    /// Front part of `incoming` that rustls may look at.
+    visible: usize,
+    outgoing: Vec<u8>,
+    plaintext: Vec<u8>,
+}
+
+enum Stage<C> {
+    Shaking(Box<C>),
+    Established(Box<(RecordLayer, Negotiated)>),
+    Failed,
+}
+
+impl ServerHandshake {
+    /// Waits for a client. The configuration needs `enable_secret_extraction`
+    /// ([`TlsSettings::server`](super::settings::TlsSettings::server) sets it).
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+        Ok(Self::with(UnbufferedServerConnection::new(config)?))
+    }
+}
+
+impl ClientHandshake {
+    /// Begins; the first flight waits in [`take_outgoing`](Self::take_outgoing).
+    /// The configuration needs `enable_secret_extraction`.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    pub fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
+        let mut handshake = Self::with(UnbufferedClientConnection::new(config, name)?);
+        handshake.feed(&[])?;
+        Ok(handshake)
+    }
+}
+
+#[expect(private_bounds, reason = "the two rustls connections are all there is to choose from")]
+impl<C: Unbuffered> Handshake<C> {
+    fn with(connection: C) -> Self {
+        Self {
+            stage: Stage::Shaking(Box::new(connection)),
+            incoming: Vec::new(),
+            visible: 0,
+            outgoing: Vec::new(),
+            plaintext: Vec::new(),
+        }
+    }
+
+    /// Bytes that the next [`feed`](Self::feed) takes. 0 while plaintext waits
+    /// to be consumed: read nothing from the peer until then.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.plaintext.len() >= PLAINTEXT_LIMIT {
+            return 0;
+        }
+        INCOMING_LIMIT.saturating_sub(self.incoming.len())
+    }
+
+    /// Takes what the peer sent and goes as far as possible. Call it with
+    /// nothing to go on after [`consume_plaintext`](Self::consume_plaintext).
+    ///
+    /// # Errors
+    /// When the peer breaks the rules, gives up, or is fed beyond the
+    /// [`room`](Self::room). An alert to send may wait in the outgoing bytes.
+    pub fn feed(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
+        if self.incoming.len() + ciphertext.len() > INCOMING_LIMIT {
+            return Err(TlsError::TooMuchIncoming { limit: INCOMING_LIMIT });
+        }
+        self.incoming.extend_from_slice(ciphertext);
+        self.shake_hands()?;
+        self.open_records()
+    }
+
+    /// Bytes to send to the peer, in order; empty when there are none.
+    #[must_use]
+    pub fn take_outgoing(&mut self) -> Vec<u8> {
+        mem::take(&mut self.outgoing)
+    }
+
+    /// Bytes wait for [`take_outgoing`](Self::take_outgoing).
+    #[must_use]
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Data from the peer that was not consumed yet.
+    #[must_use]
+    pub fn plaintext(&self) -> &[u8] {
+        &self.plaintext
+    }
+
+    /// Drops the first `len` bytes of the plaintext.
+    pub fn consume_plaintext(&mut self, len: usize) {
+        self.plaintext.drain(..len.min(self.plaintext.len()));
+    }
+
+    /// The handshake is done: [`send`](Self::send) and
+    /// [`into_keys`](Self::into_keys) work.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        matches!(self.stage, Stage::Established(_))
+    }
+
+    /// What was agreed on, once established.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        match &self.stage {
+            Stage::Established(established) => Some(&established.1),
+            Stage::Shaking(_) | Stage::Failed => None,
+        }
+    }
+
+    /// The peer has sent `close_notify`; the plaintext so far is all there is.
+    #[must_use]
+    pub fn peer_closed(&self) -> bool {
+        match &self.stage {
+            Stage::Established(established) => established.0.peer_closed(),
+            Stage::Shaking(_) | Stage::Failed => false,
+        }
+    }
+
+    /// Seals data for the peer into the outgoing bytes.
+    ///
+    /// # Errors
+    /// Before the handshake is done, after [`send_close_notify`](Self::send_close_notify),
+    /// or when more than [`OUTGOING_LIMIT`] bytes would wait.
+    pub fn send(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
+        let Stage::Established(established) = &mut self.stage else {
+            return Err(TlsError::NotEstablished);
+        };
+        let (records, _) = &mut **established;
+        for chunk in plaintext.chunks(MAX_PLAINTEXT_LEN) {
+            if self.outgoing.len() + chunk.len() > OUTGOING_LIMIT {
+                return Err(TlsError::TooMuchOutgoing { limit: OUTGOING_LIMIT });
+            }
+            if records.wants_key_update() {
+                append(&mut self.outgoing, CONTROL_RECORD_LEN, |out| {
+                    records.seal_key_update(out, false)
+                })?;
+            }
+            append(&mut self.outgoing, records.sealed_len(chunk.len()), |out| {
+                let offset = records.plaintext_offset();
+                out.get_mut(offset..offset + chunk.len())
+                    .ok_or(RecordError::BufferTooSmall)?
+                    .copy_from_slice(chunk);
+                records.seal_in_place(out, chunk.len())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more will come.
+    ///
+    /// # Errors
+    /// Before the handshake is done, or the second time.
+    pub fn send_close_notify(&mut self) -> Result<(), TlsError> {
+        let Stage::Established(established) = &mut self.stage else {
+            return Err(TlsError::NotEstablished);
+        };
+        append(&mut self.outgoing, CONTROL_RECORD_LEN, |out| established.0.seal_close_notify(out))?;
+        Ok(())
+    }
+
+    /// Hands the connection over.
+    ///
+    /// # Errors
+    /// Before the handshake is done, or while outgoing bytes wait: they were
+    /// sealed first and must be sent first.
+    pub fn into_keys(self) -> Result<EstablishedTls, TlsError> {
+        if self.has_outgoing() {
+            return Err(TlsError::OutgoingPending);
+        }
+        let Stage::Established(established) = self.stage else {
+            return Err(TlsError::NotEstablished);
+        };
+        let (records, negotiated) = *established;
+        Ok(EstablishedTls {
+            records,
+            negotiated,
+            leftover_ciphertext: self.incoming,
+            leftover_plaintext: self.plaintext,
+        })
+    }
+
+    /// Drives rustls until it is done or wants more from the peer.
+    fn shake_hands(&mut self) -> Result<(), TlsError> {
+        while let Stage::Shaking(connection) = &mut self.stage {
+            let window = self.incoming.get_mut(..self.visible).unwrap_or_default();
+            let (discard, step) = connection.step(window, &mut self.outgoing);
+            self.incoming.drain(..discard.min(self.visible));
+            self.visible = self.visible.saturating_sub(discard);
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::Blocked) => {
+                    if !self.show_next_record() {
+                        return Ok(());
+                    }
+                }
+                Ok(Step::Done) => self.take_keys()?,
+                Err(error) => {
+                    // The alert that rustls has queued for the peer.
+                    while let (_, Ok(Step::Again)) = connection.step(&mut [], &mut self.outgoing) {}
+                    self.stage = Stage::Failed;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets rustls see one record more; false when there is none yet.
+    fn show_next_record(&mut self) -> bool {
+        let hidden = self.incoming.get(self.visible..).unwrap_or_default();
+        let more = match next_record(hidden) {
+            Ok(Framed::Complete { total_len, .. }) => total_len,
+            Ok(Framed::Incomplete { .. }) => 0,
+            // Not TLS: rustls finds the right words for that.
+            Err(_) => hidden.len(),
+        };
+        self.visible += more;
+        more > 0
+    }
+
+    fn take_keys(&mut self) -> Result<(), TlsError> {
+        let Stage::Shaking(connection) = mem::replace(&mut self.stage, Stage::Failed) else {
+            return Err(TlsError::Unforeseen);
+        };
+        let negotiated = Negotiated {
+            version: connection.common().protocol_version().ok_or(TlsError::Unforeseen)?,
+            suite: connection
+                .common()
+                .negotiated_cipher_suite()
+                .ok_or(TlsError::Unforeseen)?
+                .suite(),
+            alpn: connection.common().alpn_protocol().map(<[u8]>::to_vec),
+            resumed: connection.common().handshake_kind() == Some(HandshakeKind::Resumed),
+        };
+        let (secrets, kernel) = connection.into_kernel()?;
+        let records = RecordLayer::new(secrets, kernel)?;
+        self.stage = Stage::Established(Box::new((records, negotiated)));
+        Ok(())
+    }
+
+    /// Opens whole records while there is room for their plaintext.
+    fn open_records(&mut self) -> Result<(), TlsError> {
+        let Stage::Established(established) = &mut self.stage else {
+            return Ok(());
+        };
+        let (records, _) = &mut **established;
+        let mut opened_len = 0;
+        let result = loop {
+            if self.plaintext.len() >= PLAINTEXT_LIMIT {
+                break Ok(());
+            }
+            let rest = self.incoming.get(opened_len..).unwrap_or_default();
+            let record = match next_record(rest) {
+                Ok(Framed::Complete { total_len, .. }) => rest.get(..total_len).unwrap_or_default(),
+                Ok(Framed::Incomplete { .. }) => break Ok(()),
+                Err(error) => break Err(TlsError::Record(error)),
+            };
+            let start = self.plaintext.len();
+            self.plaintext.resize(start + record.len().min(MAX_OPENED_LEN), 0);
+            let out = self.plaintext.get_mut(start..).unwrap_or_default();
+            let opened = records.open_into(record, out);
+            opened_len += record.len();
+            let data_len = if let Ok(Opened::Data { len }) = opened { len } else { 0 };
+            self.plaintext.truncate(start + data_len);
+            match opened {
+                Ok(Opened::Data { .. } | Opened::Control) => {}
+                // What comes after it is ignored (RFC 8446 6.1).
+                Ok(Opened::CloseNotify) => opened_len = self.incoming.len(),
+                Ok(Opened::Alert { description, .. }) => {
+                    break Err(TlsError::PeerAlert { description });
+                }
+                Err(error) => break Err(TlsError::Record(error)),
+            }
+        };
+        self.incoming.drain(..opened_len.min(self.incoming.len()));
+        if let Err(TlsError::Record(error)) = &result {
+            if let Some(description) = error.alert() {
+                let _sent_already = append(&mut self.outgoing, CONTROL_RECORD_LEN, |out| {
+                    records.seal_alert(out, description)
+                });
+            }
+        }
+        if result.is_err() {
+            self.stage = Stage::Failed;
+        }
+        result
+    }
+}
+
+/// Grows `outgoing` by a record of at most `room` bytes that `seal` writes.
+fn append(
+    outgoing: &mut Vec<u8>,
+    room: usize,
+    seal: impl FnOnce(&mut [u8]) -> Result<usize, RecordError>,
+) -> Result<(), RecordError> {
+    let start = outgoing.len();
+    outgoing.resize(start + room, 0);
+    let sealed = seal(outgoing.get_mut(start..).unwrap_or_default());
+    outgoing.truncate(start + sealed.unwrap_or(0));
+    sealed.map(drop)
+}
+
+/// Shows no plaintext and no secret.
+impl<C> fmt::Debug for Handshake<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Shaking(_) => "shaking",
+            Stage::Established(_) => "established",
+            Stage::Failed => "failed",
+        };
+        f.debug_struct("Handshake").field("stage", &stage).finish_non_exhaustive()
+    }
+}
+
+/// What rustls wants next.
+enum Step {
+    Again,
+    Blocked,
+    Done,
+}
+
+/// What the two unbuffered connections of rustls have in common, which rustls
+/// itself does not express.
+trait Unbuffered {
+    /// One step: bytes to discard from the front of `incoming`, and what next.
+    fn step(
+        &mut self,
+        incoming: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> (usize, Result<Step, TlsError>);
+    fn common(&self) -> &CommonState;
+    fn into_kernel(self) -> Result<(ExtractedSecrets, Kernel), rustls::Error>;
+}
+
+impl Unbuffered for UnbufferedServerConnection {
+    fn step(
+        &mut self,
+        incoming: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> (usize, Result<Step, TlsError>) {
+        let status: UnbufferedStatus<'_, '_, ServerConnectionData> =
+            self.process_tls_records(incoming);
+        let (discard, step) = take_step(status, outgoing);
+        (discard, settle(step, self.is_handshaking()))
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn into_kernel(self) -> Result<(ExtractedSecrets, Kernel), rustls::Error> {
+        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Kernel::Server(kernel)))
+    }
+}
+
+impl Unbuffered for UnbufferedClientConnection {
+    fn step(
+        &mut self,
+        incoming: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> (usize, Result<Step, TlsError>) {
+        let status: UnbufferedStatus<'_, '_, ClientConnectionData> =
+            self.process_tls_records(incoming);
+        let (discard, step) = take_step(status, outgoing);
+        (discard, settle(step, self.is_handshaking()))
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn into_kernel(self) -> Result<(ExtractedSecrets, Kernel), rustls::Error> {
+        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Kernel::Client(kernel)))
+    }
+}
+
+fn take_step<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    outgoing: &mut Vec<u8>,
+) -> (usize, Result<Step, TlsError>) {
+    let UnbufferedStatus { discard, state } = status;
+    let step = match state {
+        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            let start = outgoing.len();
+            let needed = match data.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
+                    required_size
+                }
+                _ => 0,
+            };
+            outgoing.resize(start + needed, 0);
+            match data.encode(outgoing.get_mut(start..).unwrap_or_default()) {
+                Ok(_) => Ok(Step::Again),
+                Err(_) => Err(TlsError::Unforeseen),
+            }
+        }
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            data.done();
+            Ok(Step::Again)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::Blocked),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+            Err(TlsError::ClosedInHandshake)
+        }
+        // No early data is offered, and rustls is shown no record after the
+        // handshake.
+        Ok(_) => Err(TlsError::Unforeseen),
+        Err(error) => Err(TlsError::Handshake(error)),
+    };
+    (discard, step)
+}
+
+/// A server may write half a round trip before it has heard the client's last
+/// word (RFC 8446 4.4.4); for us that is not done yet.
+fn settle(step: Result<Step, TlsError>, still_shaking: bool) -> Result<Step, TlsError> {
+    match step {
+        Ok(Step::Done) if still_shaking => Ok(Step::Blocked),
+        step => step,
+    }
+}

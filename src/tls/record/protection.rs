@@ -1,0 +1,236 @@
+//! One direction's key, initialisation vector and sequence number, and how each
+//! version builds nonce and additional data from them.
+//!
+//! | | nonce | on the wire before the ciphertext | additional data |
+//! | --- | --- | --- | --- |
+//! | TLS 1.3 (RFC 8446 5.2, 5.3) | iv xor sequence | nothing | the header |
+//! | TLS 1.2 GCM (RFC 5288 3) | salt, explicit part | the 8 explicit bytes | sequence, type, version, plaintext length |
+//! | TLS 1.2 ChaCha20 (RFC 7905 2) | iv xor sequence | nothing | the same |
+//!
+//! The explicit part that we send is iv xor sequence as well, which RFC 5288
+//! permits (it must only be unique) and rustls does.
+
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce,
+    UnboundKey,
+};
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
+use zeroize::Zeroizing;
+
+use super::frame::{ContentType, Framed, HEADER_LEN, MAX_PLAINTEXT_LEN, next_record};
+use super::{RecordError, TAG_LEN};
+
+/// `legacy_record_version` of TLS 1.3, and the version of TLS 1.2.
+const WIRE_VERSION: [u8; 2] = [3, 3];
+
+const EXPLICIT_NONCE_LEN: usize = 8;
+
+/// The last sequence numbers are never used: RFC 8446 5.3 forbids a wrap.
+pub(super) const SEQUENCE_LIMIT: u64 = u64::MAX - 0xffff;
+
+/// How records are put together under the negotiated version and suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Tls13,
+    Tls12Gcm,
+    Tls12ChaCha,
+}
+
+impl Scheme {
+    /// Bytes between a record's start and its plaintext.
+    pub(super) const fn plaintext_offset(self) -> usize {
+        HEADER_LEN + self.explicit_nonce_len()
+    }
+
+    /// Bytes between a record's plaintext and its end.
+    pub(super) const fn trailer_len(self) -> usize {
+        self.inner_type_len() + TAG_LEN
+    }
+
+    const fn explicit_nonce_len(self) -> usize {
+        match self {
+            Self::Tls12Gcm => EXPLICIT_NONCE_LEN,
+            Self::Tls13 | Self::Tls12ChaCha => 0,
+        }
+    }
+
+    const fn inner_type_len(self) -> usize {
+        match self {
+            Self::Tls13 => 1,
+            Self::Tls12Gcm | Self::Tls12ChaCha => 0,
+        }
+    }
+}
+
+/// What protects one direction. The key schedule inside `LessSafeKey` is
+/// cleansed by AWS-LC when it is freed.
+pub(super) struct Protection {
+    scheme: Scheme,
+    key: LessSafeKey,
+    iv: Zeroizing<[u8; NONCE_LEN]>,
+    sequence: u64,
+}
+
+impl Protection {
+    /// Takes over from rustls at `sequence`.
+    pub(super) fn new(
+        version: ProtocolVersion,
+        (sequence, secrets): (u64, ConnectionTrafficSecrets),
+    ) -> Result<Self, RecordError> {
+        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            _ => return Err(RecordError::Keys),
+        };
+        let scheme = match version {
+            ProtocolVersion::TLSv1_3 => Scheme::Tls13,
+            ProtocolVersion::TLSv1_2 if *algorithm == CHACHA20_POLY1305 => Scheme::Tls12ChaCha,
+            ProtocolVersion::TLSv1_2 => Scheme::Tls12Gcm,
+            _ => return Err(RecordError::Keys),
+        };
+        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Keys)?;
+        let iv = iv.as_ref().try_into().map_err(|_| RecordError::Keys)?;
+        Ok(Self { scheme, key: LessSafeKey::new(key), iv: Zeroizing::new(iv), sequence })
+    }
+
+    pub(super) const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub(super) const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
+    /// Decrypts the whole `record` into the front of `out`. Returns the outer
+    /// type and the number of bytes written, which under TLS 1.3 include inner
+    /// type and padding.
+    pub(super) fn open(
+        &mut self,
+        record: &[u8],
+        out: &mut [u8],
+    ) -> Result<(ContentType, usize), RecordError> {
+        let Framed::Complete { header, total_len } = next_record(record)? else {
+            return Err(RecordError::Decode);
+        };
+        if header.version.to_be_bytes() != WIRE_VERSION {
+            return Err(RecordError::WrongVersion);
+        }
+        if self.scheme == Scheme::Tls13 && header.kind != ContentType::ApplicationData {
+            return Err(RecordError::UnexpectedMessage);
+        }
+        let (header_bytes, payload) =
+            record.get(..total_len).ok_or(RecordError::Decode)?.split_at(HEADER_LEN);
+        let (explicit, sealed) = payload
+            .split_at_checked(self.scheme.explicit_nonce_len())
+            .ok_or(RecordError::BadMac)?;
+        let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(RecordError::BadMac)?;
+        if ciphertext.len() > MAX_PLAINTEXT_LEN + self.scheme.inner_type_len() {
+            return Err(RecordError::Oversized);
+        }
+        if self.sequence >= SEQUENCE_LIMIT {
+            return Err(RecordError::LimitReached);
+        }
+        let out = out.get_mut(..ciphertext.len()).ok_or(RecordError::BufferTooSmall)?;
+        let nonce = match explicit.first_chunk::<EXPLICIT_NONCE_LEN>() {
+            Some(explicit) => self.nonce_with(*explicit),
+            None => self.nonce(),
+        };
+        let opened = match self.scheme {
+            Scheme::Tls13 => {
+                self.key.open_separate_gather(nonce, Aad::from(header_bytes), ciphertext, tag, out)
+            }
+            Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
+                let aad = Aad::from(self.tls12_aad(header.kind, ciphertext.len()));
+                self.key.open_separate_gather(nonce, aad, ciphertext, tag, out)
+            }
+        };
+        opened.map_err(|_| RecordError::BadMac)?;
+        self.sequence += 1;
+        Ok((header.kind, ciphertext.len()))
+    }
+
+    /// Seals the `plaintext_len` bytes that already lie at
+    /// `buf[plaintext_offset()..]` and writes everything around them. Returns
+    /// the record's length; the record begins at `buf[0]`.
+    pub(super) fn seal(
+        &mut self,
+        kind: ContentType,
+        buf: &mut [u8],
+        plaintext_len: usize,
+    ) -> Result<usize, RecordError> {
+        if plaintext_len > MAX_PLAINTEXT_LEN {
+            return Err(RecordError::Oversized);
+        }
+        if self.sequence >= SEQUENCE_LIMIT {
+            return Err(RecordError::LimitReached);
+        }
+        let scheme = self.scheme;
+        let total_len = scheme.plaintext_offset() + plaintext_len + scheme.trailer_len();
+        let (header, payload) = buf
+            .get_mut(..total_len)
+            .and_then(|record| record.split_first_chunk_mut::<HEADER_LEN>())
+            .ok_or(RecordError::BufferTooSmall)?;
+
+        let outer = if scheme == Scheme::Tls13 { ContentType::ApplicationData } else { kind };
+        let [length_high, length_low] =
+            u16::try_from(payload.len()).map_err(|_| RecordError::Oversized)?.to_be_bytes();
+        let [version_major, version_minor] = WIRE_VERSION;
+        *header = [outer.as_u8(), version_major, version_minor, length_high, length_low];
+
+        let nonce = self.nonce();
+        let (explicit, sealed) = payload
+            .split_at_mut_checked(scheme.explicit_nonce_len())
+            .ok_or(RecordError::BufferTooSmall)?;
+        if let (false, Some(wire_part)) = (explicit.is_empty(), nonce.as_ref().get(4..)) {
+            explicit.copy_from_slice(wire_part);
+        }
+        let (inner, tag) =
+            sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(RecordError::BufferTooSmall)?;
+        let done = match scheme {
+            Scheme::Tls13 => {
+                if let Some(inner_type) = inner.last_mut() {
+                    *inner_type = kind.as_u8();
+                }
+                self.key.seal_in_place_scatter(nonce, Aad::from(&*header), inner, &[], tag)
+            }
+            Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
+                let aad = Aad::from(self.tls12_aad(kind, plaintext_len));
+                self.key.seal_in_place_scatter(nonce, aad, inner, &[], tag)
+            }
+        };
+        done.map_err(|_| RecordError::Keys)?;
+        self.sequence += 1;
+        Ok(total_len)
+    }
+
+    fn nonce(&self) -> Nonce {
+        let mut nonce = *self.iv;
+        for (byte, sequence) in nonce.iter_mut().skip(4).zip(self.sequence.to_be_bytes()) {
+            *byte ^= sequence;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    fn nonce_with(&self, explicit: [u8; EXPLICIT_NONCE_LEN]) -> Nonce {
+        let mut nonce = *self.iv;
+        for (byte, explicit) in nonce.iter_mut().skip(4).zip(explicit) {
+            *byte = explicit;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    /// RFC 5246 6.2.3.3.
+    fn tls12_aad(&self, kind: ContentType, plaintext_len: usize) -> [u8; 13] {
+        let [s0, s1, s2, s3, s4, s5, s6, s7] = self.sequence.to_be_bytes();
+        let [major, minor] = WIRE_VERSION;
+        // At most MAX_PLAINTEXT_LEN here, both callers have checked.
+        let [high, low] = u16::try_from(plaintext_len).unwrap_or(u16::MAX).to_be_bytes();
+        [s0, s1, s2, s3, s4, s5, s6, s7, kind.as_u8(), major, minor, high, low]
+    }
+}
