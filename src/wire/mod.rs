@@ -7,3 +7,4 @@ pub mod feed;
 pub mod http_head;
 pub mod rdp_file;
 pub mod rdp_signature;
+pub mod relay_answer;

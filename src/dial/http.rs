@@ -1,0 +1,176 @@
+//! Single HTTPS requests: to an entry gateway, to a broker's feed, to enrol.
+//!
+//! One connection per request: these are rare, and a kept connection that the
+//! other side has closed would turn into an error that nobody can act on.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rustls::ClientConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{DialError, DialErrorKind, DialLimits, Phase, Purpose};
+use crate::core::codes::Refusal;
+use crate::wire::arm::RefusalBody;
+
+/// Longer answers are refused.
+pub const BODY_LENGTH_MAX: usize = 1024 * 1024;
+
+/// Makes requests with one TLS configuration. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpsClient {
+    client: reqwest::Client,
+    limits: DialLimits,
+}
+
+impl HttpsClient {
+    /// A client that follows no redirect and uses no proxy: every address it
+    /// is given is the one that is meant.
+    ///
+    /// # Errors
+    /// When the HTTP library refuses the TLS configuration.
+    pub fn new(tls: ClientConfig, limits: DialLimits) -> Result<Self, reqwest::Error> {
+        let to_tls = limits.connect_timeout_ms.saturating_add(limits.handshake_timeout_ms);
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("ringway/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_millis(to_tls))
+            .timeout(limits.total())
+            .build()?;
+        Ok(Self { client, limits })
+    }
+
+    /// `GET`, with a bearer token if there is one.
+    ///
+    /// # Errors
+    /// The other side's refusal, or what failed.
+    pub async fn get(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        bearer: Option<&str>,
+    ) -> Result<Bytes, DialError> {
+        self.exchange(purpose, url, self.client.get(url), bearer).await
+    }
+
+    /// `GET` of JSON.
+    ///
+    /// # Errors
+    /// The other side's refusal, or what failed.
+    pub async fn get_json<Response: DeserializeOwned>(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        bearer: Option<&str>,
+    ) -> Result<Response, DialError> {
+        from_json(purpose, url, &self.get(purpose, url, bearer).await?)
+    }
+
+    /// `POST` of JSON, answered with JSON.
+    ///
+    /// # Errors
+    /// The other side's refusal, or what failed.
+    pub async fn post_json<Response: DeserializeOwned>(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        bearer: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<Response, DialError> {
+        let request = self.client.post(url).json(body);
+        from_json(purpose, url, &self.exchange(purpose, url, request, bearer).await?)
+    }
+
+    async fn exchange(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        request: reqwest::RequestBuilder,
+        bearer: Option<&str>,
+    ) -> Result<Bytes, DialError> {
+        let fail = |kind| DialError::new(purpose, url, kind);
+        let request = match bearer {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let mut response = request.send().await.map_err(|error| fail(self.kind_of(&error)))?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| fail(self.kind_of(&error)))?
+        {
+            if body.len().saturating_add(chunk.len()) > BODY_LENGTH_MAX {
+                let what = format!("it is longer than {BODY_LENGTH_MAX} bytes");
+                return Err(fail(DialErrorKind::Protocol { what }));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if response.status().is_success() {
+            Ok(body.freeze())
+        } else {
+            Err(fail(refusal(response.status().as_u16(), &body)))
+        }
+    }
+
+    fn kind_of(&self, error: &reqwest::Error) -> DialErrorKind {
+        let cause = io::Error::other(innermost(error));
+        if error.is_timeout() && error.is_connect() {
+            let after_ms =
+                self.limits.connect_timeout_ms.saturating_add(self.limits.handshake_timeout_ms);
+            DialErrorKind::Deadline { phase: Phase::Connect, after_ms }
+        } else if error.is_timeout() {
+            let after_ms = u64::try_from(self.limits.total().as_millis()).unwrap_or(u64::MAX);
+            DialErrorKind::Deadline { phase: Phase::Answer, after_ms }
+        } else if error.is_builder() {
+            DialErrorKind::Address { error: cause.to_string() }
+        } else if error.is_connect() {
+            DialErrorKind::Connect { error: cause }
+        } else {
+            DialErrorKind::Transport { error: cause }
+        }
+    }
+}
+
+impl fmt::Debug for HttpsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpsClient").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What an answer that is not a success says.
+pub(super) fn refusal(status: u16, body: &[u8]) -> DialErrorKind {
+    match serde_json::from_slice::<RefusalBody>(body) {
+        Ok(body) => DialErrorKind::Refused(body.refusal),
+        Err(_) => match serde_json::from_slice::<Refusal>(body) {
+            Ok(refusal) => DialErrorKind::Refused(refusal),
+            Err(_) => {
+                DialErrorKind::Protocol { what: format!("HTTP {status} without a known code") }
+            }
+        },
+    }
+}
+
+fn from_json<Response: DeserializeOwned>(
+    purpose: Purpose,
+    url: &str,
+    body: &[u8],
+) -> Result<Response, DialError> {
+    serde_json::from_slice(body).map_err(|error| {
+        DialError::new(purpose, url, DialErrorKind::Protocol { what: error.to_string() })
+    })
+}
+
+/// The HTTP library wraps the cause that matters several times.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
