@@ -1,20 +1,6 @@
-//! Two things about sockets that the standard library has no safe call for.
+//! What the kernel knows about a connection that no safe call tells.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-/// A second descriptor for the same socket. tokio-uring's streams cannot be
-/// taken apart, so a leg leaves the lobby as a duplicate and the original is
-/// closed with the stream.
-///
-/// # Errors
-/// When no descriptor is left.
-pub fn duplicate(stream: &tokio_uring::net::TcpStream) -> io::Result<OwnedFd> {
-    // SAFETY: `stream` owns the descriptor and is borrowed for this call, so
-    // it stays open until the duplicate is made.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    descriptor.try_clone_to_owned()
-}
+use std::os::fd::{AsFd, AsRawFd as _};
 
 /// The kernel's smoothed round-trip time of a TCP connection, microseconds.
 #[must_use]

@@ -1,0 +1,296 @@
+//! Bytes in, records out: the path of every relayed byte.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::leg::LiveLeg;
+use super::ring::{Arena, Filled, Slot};
+use super::session::Side;
+use super::worker::Worker;
+use crate::tls::record::{
+    Framed, MAX_OVERHEAD, MAX_PLAINTEXT_LEN, MAX_RECORD_LEN, Opened, RecordError, next_record,
+};
+
+/// What a batch of input came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The stream goes on.
+    Open,
+    /// The sender said `close_notify`.
+    Closed,
+}
+
+/// Why a batch could not be relayed, and whose fault it is.
+#[derive(Debug)]
+pub(super) enum FlowError {
+    /// What the sender sent is not acceptable.
+    Sender(RecordError),
+    /// The sender sent a fatal alert.
+    Alert(u8),
+    /// The receiver's records cannot be made any more.
+    Receiver(RecordError),
+}
+
+impl Worker {
+    pub fn on_received(&mut self, index: usize, side: Side, filled: Filled, armed: bool) {
+        let Some(session) = self.sessions.get_mut(index) else {
+            self.ring.recycle(filled);
+            return;
+        };
+        session.last_activity_us = self.now_us;
+        let ending = session.ending.is_some();
+        let counters = std::sync::Arc::clone(&session.counters);
+        let (from, to) = session.legs(side);
+        if !armed {
+            from.receiving = super::leg::Receiving::Off;
+            from.operations = from.operations.saturating_sub(1);
+        }
+        // Once a session ends, or its sender has closed, what still comes is
+        // read to get it out of the way.
+        let outcome = if ending || from.input_closed {
+            Ok(Flow::Open)
+        } else {
+            let (session_bytes, worker_bytes) = match side {
+                Side::Client => (&counters.bytes_up, &self.ends.stats.bytes_up),
+                Side::Host => (&counters.bytes_down, &self.ends.stats.bytes_down),
+            };
+            let mut path = Path {
+                from,
+                to,
+                arena: &mut self.arena,
+                partials: &mut self.partials,
+                now_us: self.now_us,
+                bytes: 0,
+            };
+            let outcome = path.relay(self.ring.bytes(&filled));
+            count(path.bytes, session_bytes, worker_bytes);
+            outcome
+        };
+        self.ring.recycle(filled);
+        self.after_input(index, side, outcome);
+        self.reap(index);
+    }
+
+    /// What arrived before the session was the worker's.
+    pub fn relay_early(&mut self, index: usize, side: Side, plaintext: &[u8], ciphertext: &[u8]) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let counters = std::sync::Arc::clone(&session.counters);
+        let (from, to) = session.legs(side);
+        let mut path = Path {
+            from,
+            to,
+            arena: &mut self.arena,
+            partials: &mut self.partials,
+            now_us: self.now_us,
+            bytes: 0,
+        };
+        let outcome = path.relay_plaintext(plaintext).and_then(|()| path.relay(ciphertext));
+        let (session_bytes, worker_bytes) = match side {
+            Side::Client => (&counters.bytes_up, &self.ends.stats.bytes_up),
+            Side::Host => (&counters.bytes_down, &self.ends.stats.bytes_down),
+        };
+        count(path.bytes, session_bytes, worker_bytes);
+        self.after_input(index, side, outcome);
+    }
+
+    fn after_input(&mut self, index: usize, side: Side, outcome: Result<Flow, FlowError>) {
+        match outcome {
+            Ok(Flow::Open) => {}
+            Ok(Flow::Closed) => self.on_closed_by(index, side),
+            Err(error) => self.on_flow_error(index, side, &error),
+        }
+        // The other leg has data to send; this one may owe a key update.
+        self.mark_dirty(index, Side::Client);
+        self.mark_dirty(index, Side::Host);
+        self.regulate(index, side);
+    }
+
+    pub fn on_sent(
+        &mut self,
+        index: usize,
+        side: Side,
+        mut slot: Slot,
+        outcome: Result<usize, i32>,
+    ) {
+        let Some(session) = self.sessions.get_mut(index) else {
+            self.arena.put(slot);
+            return;
+        };
+        let leg = session.leg(side);
+        leg.sending = false;
+        leg.operations = leg.operations.saturating_sub(1);
+        match outcome {
+            Ok(sent) if sent > 0 => {
+                slot.mark_sent(sent);
+                leg.output_bytes = leg.output_bytes.saturating_sub(sent);
+                if slot.is_empty() {
+                    let added_us = self.now_us.saturating_sub(slot.first_received_us);
+                    let histogram = match side {
+                        Side::Host => &mut self.histograms.up_us,
+                        Side::Client => &mut self.histograms.down_us,
+                    };
+                    histogram.saturating_record(added_us);
+                    self.arena.put(slot);
+                    leg.flush(&mut self.ring, &mut self.arena);
+                } else {
+                    // Short: the rest goes before anything else.
+                    leg.send(&mut self.ring, slot);
+                }
+                self.regulate(index, side.other());
+            }
+            Ok(_) => {
+                self.arena.put(slot);
+                self.on_socket_failure(index, side, 0);
+            }
+            Err(errno) => {
+                self.arena.put(slot);
+                self.on_socket_failure(index, side, errno);
+            }
+        }
+        self.after_output(index, side);
+        self.reap(index);
+    }
+}
+
+fn count(bytes: u64, session: &AtomicU64, worker: &AtomicU64) {
+    session.fetch_add(bytes, Relaxed);
+    worker.fetch_add(bytes, Relaxed);
+}
+
+/// One direction of one session for the length of one batch.
+struct Path<'a> {
+    from: &'a mut LiveLeg,
+    to: &'a mut LiveLeg,
+    arena: &'a mut Arena,
+    partials: &'a mut Vec<Vec<u8>>,
+    now_us: u64,
+    /// Plaintext bytes relayed.
+    bytes: u64,
+}
+
+impl Path<'_> {
+    /// Relays all whole records of `input`, together with the part kept from
+    /// before, and keeps the part of a record at the end.
+    fn relay(&mut self, mut input: &[u8]) -> Result<Flow, FlowError> {
+        if !self.from.partial.is_empty() {
+            input = self.complete_partial(input)?;
+            if !self.from.partial.is_empty() {
+                match self.relay_partial()? {
+                    Some(Flow::Closed) => return Ok(Flow::Closed),
+                    Some(Flow::Open) => {}
+                    None => return Ok(Flow::Open),
+                }
+            }
+        }
+        while !input.is_empty() {
+            match next_record(input).map_err(FlowError::Sender)? {
+                Framed::Complete { total_len, .. } => {
+                    let Some((record, rest)) = input.split_at_checked(total_len) else { break };
+                    if self.relay_record(record)? == Flow::Closed {
+                        return Ok(Flow::Closed);
+                    }
+                    input = rest;
+                }
+                Framed::Incomplete { .. } => {
+                    let mut memory =
+                        self.partials.pop().unwrap_or_else(|| Vec::with_capacity(MAX_RECORD_LEN));
+                    memory.extend_from_slice(input);
+                    self.from.partial = memory;
+                    break;
+                }
+            }
+        }
+        Ok(Flow::Open)
+    }
+
+    /// Moves as many bytes from `input` to the partial record as it lacks.
+    fn complete_partial<'i>(&mut self, mut input: &'i [u8]) -> Result<&'i [u8], FlowError> {
+        while let Framed::Incomplete { needed } =
+            next_record(&self.from.partial).map_err(FlowError::Sender)?
+        {
+            let missing = needed.saturating_sub(self.from.partial.len()).min(input.len());
+            if missing == 0 {
+                break;
+            }
+            let (lacking, rest) = input.split_at(missing);
+            self.from.partial.extend_from_slice(lacking);
+            input = rest;
+        }
+        Ok(input)
+    }
+
+    /// Relays the kept record if it is whole now, and gives its memory back.
+    fn relay_partial(&mut self) -> Result<Option<Flow>, FlowError> {
+        if let Framed::Incomplete { .. } =
+            next_record(&self.from.partial).map_err(FlowError::Sender)?
+        {
+            return Ok(None);
+        }
+        let mut record = std::mem::take(&mut self.from.partial);
+        let flow = self.relay_record(&record);
+        record.clear();
+        self.partials.push(record);
+        flow.map(Some)
+    }
+
+    /// Opens one record straight into the place where the other leg's record
+    /// wants its plaintext, and seals it there.
+    fn relay_record(&mut self, record: &[u8]) -> Result<Flow, FlowError> {
+        self.rekey_if_due()?;
+        self.to.ensure_room(record.len() + MAX_OVERHEAD, self.arena, self.now_us);
+        let offset = self.to.records.plaintext_offset();
+        let room = self.to.output.back_mut().map(Slot::room).unwrap_or_default();
+        let place = room.get_mut(offset..).unwrap_or_default();
+        match self.from.records.open_into(record, place).map_err(FlowError::Sender)? {
+            Opened::Data { len: 0 } => {}
+            Opened::Data { len } => {
+                self.to.seal(len).map_err(FlowError::Receiver)?;
+                self.bytes += len as u64;
+            }
+            Opened::CloseNotify => return Ok(Flow::Closed),
+            Opened::Alert { description, .. } => return Err(FlowError::Alert(description)),
+            Opened::Control => self.answer_key_update()?,
+        }
+        Ok(Flow::Open)
+    }
+
+    fn relay_plaintext(&mut self, plaintext: &[u8]) -> Result<(), FlowError> {
+        for chunk in plaintext.chunks(MAX_PLAINTEXT_LEN) {
+            self.rekey_if_due()?;
+            self.to.ensure_room(chunk.len() + MAX_OVERHEAD, self.arena, self.now_us);
+            let offset = self.to.records.plaintext_offset();
+            let room = self.to.output.back_mut().map(Slot::room).unwrap_or_default();
+            if let Some(place) = room.get_mut(offset..offset + chunk.len()) {
+                place.copy_from_slice(chunk);
+            }
+            self.to.seal(chunk.len()).map_err(FlowError::Receiver)?;
+            self.bytes += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The sender changed its key and asks for ours (RFC 8446 4.6.3): the
+    /// answer goes out in order among that leg's records.
+    fn answer_key_update(&mut self) -> Result<(), FlowError> {
+        if self.from.records.key_update_owed() {
+            self.from
+                .append_control(self.arena, self.now_us, |records, out| {
+                    records.seal_key_update(out, false)
+                })
+                .map_err(FlowError::Sender)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the receiver's key before it has protected too many records.
+    fn rekey_if_due(&mut self) -> Result<(), FlowError> {
+        if self.to.records.wants_key_update() {
+            self.to
+                .append_control(self.arena, self.now_us, |records, out| {
+                    records.seal_key_update(out, false)
+                })
+                .map_err(FlowError::Receiver)?;
+        }
+        Ok(())
+    }
+}

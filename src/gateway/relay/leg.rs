@@ -1,0 +1,142 @@
+//! A leg while a worker has it: what it still owes its peer, whether it is
+//! read, and how far it has closed.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use super::ring::{Arena, Ring, Slot, Token};
+use super::session::Leg;
+use crate::tls::record::{CONTROL_RECORD_LEN, RecordError, RecordLayer};
+
+/// Whether the kernel has a multishot receive of this leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiving {
+    Off,
+    Armed,
+    /// A stop was asked for and has not taken effect.
+    Stopping,
+}
+
+/// How far what we send on this leg has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutputEnd {
+    Open,
+    /// `close_notify` is queued; nothing may follow.
+    Finishing,
+    /// `close_notify` is sent and the socket is shut down for writing.
+    Finished,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveLeg {
+    pub socket: OwnedFd,
+    pub peer: SocketAddr,
+    pub records: RecordLayer,
+    pub token: Token,
+    /// The first part of a record whose rest has not arrived. Empty, and
+    /// without memory, in an idle leg.
+    pub partial: Vec<u8>,
+    /// Slots to send, oldest first; the last is still being filled. The one
+    /// being sent is the ring's and not in here.
+    pub output: VecDeque<Slot>,
+    /// Bytes in `output` and in the send in flight.
+    pub output_bytes: usize,
+    pub sending: bool,
+    pub receiving: Receiving,
+    /// Not read because the other leg's output is at its cap.
+    pub held_back: bool,
+    /// Out of receive buffers: armed again at the end of the turn.
+    pub starved: bool,
+    /// In the list of legs to flush at the end of the turn.
+    pub dirty: bool,
+    /// The peer sent `close_notify`.
+    pub input_closed: bool,
+    pub output_end: OutputEnd,
+    /// Operations in the kernel that name this leg's socket.
+    pub operations: u32,
+}
+
+impl LiveLeg {
+    pub fn new(leg: Leg, token: Token) -> Self {
+        Self {
+            socket: leg.socket,
+            peer: leg.peer,
+            records: leg.records,
+            token,
+            partial: Vec::new(),
+            output: VecDeque::new(),
+            output_bytes: 0,
+            sending: false,
+            receiving: Receiving::Off,
+            held_back: false,
+            starved: false,
+            dirty: false,
+            input_closed: false,
+            output_end: OutputEnd::Open,
+            operations: 0,
+        }
+    }
+
+    /// Makes sure that the last slot has room for `bytes` more.
+    pub fn ensure_room(&mut self, bytes: usize, arena: &mut Arena, now_us: u64) {
+        let fits = self.output.back_mut().is_some_and(|slot| slot.room().len() >= bytes);
+        if !fits {
+            let mut slot = arena.take(bytes);
+            slot.first_received_us = now_us;
+            self.output.push_back(slot);
+        }
+    }
+
+    /// Seals `length` bytes of plaintext, already in place in the last slot's
+    /// room, as one record.
+    pub fn seal(&mut self, length: usize) -> Result<(), RecordError> {
+        let Some(slot) = self.output.back_mut() else { return Err(RecordError::BufferTooSmall) };
+        let sealed = self.records.seal_in_place(slot.room(), length)?;
+        slot.commit(sealed);
+        self.output_bytes += sealed;
+        Ok(())
+    }
+
+    /// Queues a record that is not data: an alert, `close_notify`, a key update.
+    pub fn append_control(
+        &mut self,
+        arena: &mut Arena,
+        now_us: u64,
+        seal: impl FnOnce(&mut RecordLayer, &mut [u8]) -> Result<usize, RecordError>,
+    ) -> Result<(), RecordError> {
+        self.ensure_room(CONTROL_RECORD_LEN, arena, now_us);
+        let Some(slot) = self.output.back_mut() else { return Err(RecordError::BufferTooSmall) };
+        let sealed = seal(&mut self.records, slot.room())?;
+        slot.commit(sealed);
+        self.output_bytes += sealed;
+        Ok(())
+    }
+
+    /// Hands the oldest slot to the kernel unless a send is under way: at most
+    /// one at a time keeps the bytes in order.
+    pub fn flush(&mut self, ring: &mut Ring, arena: &mut Arena) {
+        if self.sending {
+            return;
+        }
+        if let Some(slot) = self.output.pop_front() {
+            if slot.is_empty() {
+                // Made for a record that turned out to carry no data.
+                arena.put(slot);
+            } else {
+                self.send(ring, slot);
+            }
+        }
+    }
+
+    pub fn send(&mut self, ring: &mut Ring, slot: Slot) {
+        self.sending = true;
+        self.operations += 1;
+        ring.send(self.socket.as_fd(), self.token, slot);
+    }
+
+    /// Everything that was queued has been taken by the kernel.
+    pub fn is_drained(&self) -> bool {
+        !self.sending && self.output.is_empty()
+    }
+}

@@ -1,0 +1,81 @@
+//! A session as plain data: what the lobby hands to a worker, and what is left
+//! of it in the end. Nothing here refers to a task, a closure or a thread.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::core::ids::{HostId, SessionId};
+use crate::observe::close_reason::CloseReason;
+use crate::tls::record::RecordLayer;
+
+/// Which leg. `Client` sends up, `Host` sends down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    Client,
+    Host,
+}
+
+impl Side {
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Host,
+            Self::Host => Self::Client,
+        }
+    }
+}
+
+/// One end of a session after its greeting: a socket, the record layer with
+/// its keys, and what arrived early.
+#[derive(Debug)]
+pub struct Leg {
+    pub socket: OwnedFd,
+    pub peer: SocketAddr,
+    pub records: RecordLayer,
+    /// Bytes received and not looked at yet.
+    pub early_ciphertext: Vec<u8>,
+    /// Bytes that the handshake's owner had decrypted already; they come
+    /// before the ciphertext.
+    pub early_plaintext: Vec<u8>,
+}
+
+/// Two legs that belong together.
+#[derive(Debug)]
+pub struct Session {
+    pub id: SessionId,
+    pub host_id: HostId,
+    pub client: Leg,
+    pub host: Leg,
+    pub counters: Arc<SessionCounters>,
+}
+
+/// Live counters of one session, for `ringway ctl sessions`.
+#[derive(Debug, Default)]
+pub struct SessionCounters {
+    /// Plaintext bytes client to host.
+    pub bytes_up: AtomicU64,
+    pub bytes_down: AtomicU64,
+}
+
+impl SessionCounters {
+    #[must_use]
+    pub fn read(&self) -> (u64, u64) {
+        (self.bytes_up.load(Ordering::Relaxed), self.bytes_down.load(Ordering::Relaxed))
+    }
+}
+
+/// The one record that a session leaves.
+#[derive(Clone, Debug)]
+pub struct ClosedSession {
+    pub id: SessionId,
+    pub host_id: HostId,
+    pub client: SocketAddr,
+    pub reason: CloseReason,
+    /// For the log, when the reason alone does not say enough.
+    pub detail: Option<String>,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub duration_ms: u64,
+}
