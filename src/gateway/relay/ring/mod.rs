@@ -33,7 +33,7 @@ use slab::Slab;
 pub use self::arena::{Arena, Slot};
 pub use self::doorbell::Doorbell;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
-pub use self::socket::round_trip_us;
+pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
 pub use self::token::Token;
 
 use self::receive::ReceiveBuffers;

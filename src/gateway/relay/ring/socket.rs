@@ -1,6 +1,36 @@
-//! What the kernel knows about a connection that no safe call tells.
+//! What the standard library and tokio have no safe call for: readiness of a
+//! descriptor that something else owns, and the kernel's view of a connection.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::sync::Arc;
+
+use tokio::io::unix::AsyncFd;
+use tokio_uring::net::TcpStream;
+
+use super::doorbell::Doorbell;
+
+/// Readiness of a lobby's stream. Unlike a read it takes no buffer and nothing
+/// from the socket, so that it can be given up at any moment.
+///
+/// # Errors
+/// When epoll has no room left.
+pub fn stream_readiness(stream: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
+    // SAFETY: the stream owns its descriptor, returns the same one every time,
+    // and keeps it open until it is dropped; inside `AsyncFd` it is never
+    // replaced.
+    unsafe { AsyncFd::register(stream) }.map_err(io::Error::from)
+}
+
+/// Readiness of a bell for a tokio thread.
+///
+/// # Errors
+/// When epoll has no room left.
+pub fn bell_readiness(bell: Arc<Doorbell>) -> io::Result<AsyncFd<Arc<Doorbell>>> {
+    // SAFETY: the bell owns its eventfd for as long as it lives and never
+    // replaces it; the `Arc` keeps it alive.
+    unsafe { AsyncFd::register(bell) }.map_err(io::Error::from)
+}
 
 /// The kernel's smoothed round-trip time of a TCP connection, microseconds.
 #[must_use]

@@ -1,0 +1,245 @@
+//! The control thread: the broker channel, the gateway table and its probes,
+//! selection, tickets' keys, what the workers report, the admin socket.
+//!
+//! One small tokio thread that owns its state; lobby and workers reach it
+//! through bounded queues. It decides nothing itself: [`table`] and
+//! [`crate::core::selection`] do.
+
+mod admin;
+mod placing;
+mod probes;
+mod sessions;
+pub mod table;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::placing::Pending;
+use self::table::GatewayTable;
+use super::relay::Events;
+use super::relay::ring::bell_readiness;
+use super::shared::{Phase, Request, Requests, Shared};
+use crate::channel::client::{ChannelClient, ChannelEvent, ChannelHandle, ChannelSettings};
+use crate::core::tickets::TicketVerifier;
+use crate::dial::Dialer;
+use crate::observe::histograms::RelayHistograms;
+use crate::wire::channel::{BrokerToGateway, GatewayToBroker, VERSION};
+
+/// How often the broker is told our load, and old questions are given up.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Shorter for the first report after a change would not make the table
+/// fresher: the broker adds its own placements to what we report.
+const PROBE_RESULTS_MAX: usize = 256;
+/// Questions of the admin socket that may wait.
+const ADMIN_REQUESTS_MAX: usize = 64;
+
+/// What the control thread needs to start.
+#[derive(Debug)]
+pub struct Parts {
+    pub shared: Arc<Shared>,
+    pub requests: Requests,
+    pub events: Events,
+    pub channel: ChannelSettings,
+    /// Reaches the other gateways' TLS ports.
+    pub prober: Dialer,
+    /// Turned by the owner of the gateway handle; `Stopped` ends the thread.
+    pub phase_changes: mpsc::Receiver<Phase>,
+    pub phase: tokio::sync::watch::Sender<Phase>,
+}
+
+/// A question that only the control thread can answer.
+#[derive(Debug)]
+pub enum Question {
+    Histograms(oneshot::Sender<RelayHistograms>),
+    Gateways(oneshot::Sender<Vec<admin::GatewayView>>),
+}
+
+pub struct Control {
+    shared: Arc<Shared>,
+    table: GatewayTable,
+    broker: ChannelHandle<GatewayToBroker>,
+    pending: Pending,
+    /// Of the whole life of this gateway, merged from what workers gave out.
+    histograms: RelayHistograms,
+    closed_by_reason: HashMap<&'static str, u64>,
+    /// Who waits for the workers' histograms, and how many are missing.
+    histogram_waiters: Vec<oneshot::Sender<RelayHistograms>>,
+    histograms_missing: usize,
+    started: Instant,
+}
+
+/// Runs until the phase is `Stopped` and every worker has said goodbye.
+///
+/// # Errors
+/// When the admin socket or the workers' bell cannot be watched.
+pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
+    let shared = Arc::clone(&parts.shared);
+    let hello_of = Arc::clone(&parts.shared);
+    let (broker, mut from_broker) =
+        ChannelClient::spawn::<BrokerToGateway, GatewayToBroker>(parts.channel, move || {
+            sessions::hello(&hello_of)
+        });
+    let bell = bell_readiness(Arc::clone(&parts.events.bell))?;
+    let (ask, mut questions) = mpsc::channel(ADMIN_REQUESTS_MAX);
+    let admin = admin::listen(&shared, ask)?;
+    let (probed, mut probe_results) = mpsc::channel(PROBE_RESULTS_MAX);
+    let mut probes = probes::Probes::new(
+        parts.prober,
+        Duration::from_millis(shared.config.threads.probe_interval_ms),
+        probed,
+    );
+
+    let mut control = Control {
+        shared: Arc::clone(&shared),
+        table: GatewayTable::default(),
+        broker,
+        pending: Pending::default(),
+        histograms: RelayHistograms::new(),
+        closed_by_reason: HashMap::new(),
+        histogram_waiters: Vec::new(),
+        histograms_missing: 0,
+        started: Instant::now(),
+    };
+    let mut report = interval(REPORT_INTERVAL);
+    report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    loop {
+        tokio::select! {
+            Some(request) = parts.requests.recv() => control.on_request(request),
+            event = from_broker.recv() => match event {
+                Some(ChannelEvent::Message(message)) => {
+                    control.on_broker(message);
+                    probes.follow(control.table.entries(), &shared.id);
+                }
+                Some(ChannelEvent::Up) => {
+                    shared.broker_connected.store(true, Relaxed);
+                    tracing::info!("Connected to the broker");
+                }
+                Some(ChannelEvent::Down { reason }) => {
+                    shared.broker_connected.store(false, Relaxed);
+                    tracing::warn!(%reason, "Lost the broker; live sessions go on");
+                    control.pending.broker_is_gone(&shared);
+                }
+                None => {}
+            },
+            ready = bell.readable() => {
+                if let Ok(mut ready) = ready {
+                    parts.events.bell.hush();
+                    ready.clear_ready();
+                }
+                while let Ok(event) = parts.events.receiver.try_recv() {
+                    control.on_worker(event);
+                }
+            }
+            Some(result) = probe_results.recv() => {
+                let now_ms = control.now_ms();
+                control.table.record_probe(result.gateway, result.rtt_us, now_ms);
+            }
+            Some(question) = questions.recv() => control.on_question(question),
+            _ = report.tick() => control.on_tick(),
+            Some(phase) = parts.phase_changes.recv() => {
+                let _ = parts.phase.send(phase);
+                control.report_load();
+                if phase == Phase::Stopped {
+                    break;
+                }
+            }
+        }
+    }
+    while let Ok(event) = parts.events.receiver.try_recv() {
+        control.on_worker(event);
+    }
+    admin.close();
+    control.broker.shutdown().await;
+    Ok(())
+}
+
+impl Control {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Place { question, answer } => self.place(question, answer),
+            Request::Orchestrate { session } => self.orchestrate(session),
+            Request::Started { session } => {
+                self.tell_broker(GatewayToBroker::SessionStarted { session });
+            }
+            Request::GaveUp { session, code } => {
+                self.tell_broker(GatewayToBroker::SessionEnded {
+                    session,
+                    close_reason: code.to_string(),
+                    bytes_up: 0,
+                    bytes_down: 0,
+                    duration_ms: 0,
+                });
+            }
+        }
+    }
+
+    fn on_broker(&mut self, message: BrokerToGateway) {
+        match message {
+            BrokerToGateway::Welcome { version, gateway, ticket_keys } => {
+                if version != VERSION || gateway != self.shared.id {
+                    tracing::error!(version, %gateway, "The broker takes us for something else");
+                }
+                self.install_keys(&ticket_keys);
+                self.report_load();
+            }
+            BrokerToGateway::Gateways { gateways, ticket_keys } => {
+                self.install_keys(&ticket_keys);
+                self.table.replace(gateways);
+            }
+            BrokerToGateway::Placed { request, placement } => {
+                self.pending.placed(request, placement);
+            }
+            BrokerToGateway::PlaceRefused { request, refusal } => {
+                self.pending.place_refused(request, refusal);
+            }
+            BrokerToGateway::Orchestrated { request } => self.pending.orchestrated(request),
+            BrokerToGateway::OrchestrateRefused { request, refusal } => {
+                if let Some(session) = self.pending.orchestrated_session(request) {
+                    self.shared.refuse_waiting(session, refusal);
+                }
+            }
+            BrokerToGateway::Cancel { session, refusal } => self.cancel(session, refusal),
+        }
+    }
+
+    fn install_keys(&self, keys: &[crate::core::tickets::PublishedKey]) {
+        let mut verifier =
+            self.shared.tickets.write().unwrap_or_else(PoisonError::into_inner);
+        *verifier = TicketVerifier::new(keys);
+    }
+
+    fn tell_broker(&self, message: GatewayToBroker) {
+        if let Err(error) = self.broker.send(message) {
+            // Sessions are told again in the hello of the next connection.
+            tracing::debug!(%error, "The broker was not told");
+        }
+    }
+
+    fn report_load(&self) {
+        let connections = u32::try_from(self.shared.sessions()).unwrap_or(u32::MAX);
+        let waiting = super::shared::lock(&self.shared.pairing).len();
+        self.tell_broker(GatewayToBroker::Load {
+            connections,
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+            draining: self.shared.is_draining(),
+        });
+    }
+
+    fn on_tick(&mut self) {
+        self.pending.expire(&self.shared, Instant::now());
+        if self.shared.broker_connected.load(Relaxed) {
+            self.report_load();
+        }
+    }
+}

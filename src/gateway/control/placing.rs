@@ -1,0 +1,176 @@
+//! Steps 7 to 9 as the control thread sees them: select, ask the broker, give
+//! the answer back; each question with a deadline.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Control;
+use super::table::ClientView;
+use crate::core::codes::{Code, Refusal};
+use crate::core::ids::{GatewayId, SessionId};
+use crate::core::selection::{Explain, SelectionRules, select};
+use crate::gateway::shared::{PlaceQuestion, Placed, Shared};
+use crate::observe::timeline::mark;
+use crate::wire::channel::{GatewayToBroker, PlaceRequest, Placement};
+
+/// Questions to the broker that may be open at once.
+const OPEN_MAX: usize = 8_192;
+
+/// Questions that the broker has not answered.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    next: u64,
+    places: HashMap<u64, OpenPlace>,
+    orchestrations: HashMap<u64, (SessionId, Instant)>,
+}
+
+#[derive(Debug)]
+struct OpenPlace {
+    answer: oneshot::Sender<Result<Placed, Refusal>>,
+    gateway: GatewayId,
+    explain: Explain,
+    deadline: Instant,
+}
+
+impl Pending {
+    fn number(&mut self) -> Result<u64, Code> {
+        if self.places.len() + self.orchestrations.len() >= OPEN_MAX {
+            return Err(Code::BrokerOverloaded);
+        }
+        self.next += 1;
+        Ok(self.next)
+    }
+
+    pub fn placed(&mut self, request: u64, placement: Placement) {
+        if let Some(open) = self.places.remove(&request) {
+            let OpenPlace { answer, gateway, explain, .. } = open;
+            // A client that left meanwhile: its reservation expires.
+            let _ = answer.send(Ok(Placed { placement, gateway, explain }));
+        }
+    }
+
+    pub fn place_refused(&mut self, request: u64, refusal: Refusal) {
+        if let Some(open) = self.places.remove(&request) {
+            let _ = open.answer.send(Err(refusal));
+        }
+    }
+
+    pub fn orchestrated(&mut self, request: u64) {
+        self.orchestrations.remove(&request);
+    }
+
+    pub fn orchestrated_session(&mut self, request: u64) -> Option<SessionId> {
+        self.orchestrations.remove(&request).map(|(session, _)| session)
+    }
+
+    /// Nothing that is open will be answered any more.
+    pub fn broker_is_gone(&mut self, shared: &Shared) {
+        self.give_up(shared, |_| true);
+    }
+
+    pub fn expire(&mut self, shared: &Shared, now: Instant) {
+        self.give_up(shared, |deadline| deadline <= now);
+    }
+
+    fn give_up(&mut self, shared: &Shared, which: impl Fn(Instant) -> bool) {
+        for (_, open) in self.places.extract_if(|_, open| which(open.deadline)) {
+            let _ = open.answer.send(Err(Code::BrokerUnreachable.into()));
+        }
+        for (_, (session, _)) in self.orchestrations.extract_if(|_, (_, at)| which(*at)) {
+            shared.refuse_waiting(session, Code::BrokerUnreachable.into());
+        }
+    }
+}
+
+impl Control {
+    pub(super) fn place(
+        &mut self,
+        question: PlaceQuestion,
+        answer: oneshot::Sender<Result<Placed, Refusal>>,
+    ) {
+        if let Err(refusal) = self.try_place(question, answer) {
+            let (answer, refusal) = *refusal;
+            let _ = answer.send(Err(refusal));
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "the sender comes back with the refusal")]
+    fn try_place(
+        &mut self,
+        question: PlaceQuestion,
+        answer: oneshot::Sender<Result<Placed, Refusal>>,
+    ) -> Result<(), Box<(oneshot::Sender<Result<Placed, Refusal>>, Refusal)>> {
+        let session = match random_session() {
+            Ok(session) => session,
+            Err(code) => return Err(Box::new((answer, code.into()))),
+        };
+        let client = ClientView { rtt_us: question.client_rtt_us, samples: &question.samples };
+        let candidates = self.table.candidates(&self.shared.id, client, self.now_ms());
+        let rules =
+            SelectionRules { sample_age_ms_max: self.shared.config.limits.sample_age_ms_max };
+        let (chosen, explain) = select(&candidates, session, rules);
+        let Some(gateway) = chosen.and_then(|index| candidates.get(index)) else {
+            return Err(Box::new((answer, Code::NoGateway.into())));
+        };
+        let gateway = gateway.gateway.clone();
+        tracing::info!(
+            step = 7, %session, chosen = %gateway, candidates = candidates.len(),
+            "Selected a gateway"
+        );
+        mark(
+            self.shared.timeline.0.as_ref(),
+            7,
+            Some(session),
+            "gateway",
+            format!("{gateway} selected of {}", candidates.len()),
+        );
+        let number = match self.pending.number() {
+            Ok(number) => number,
+            Err(code) => return Err(Box::new((answer, code.into()))),
+        };
+        let message = GatewayToBroker::Place(PlaceRequest {
+            request: number,
+            bearer: question.bearer,
+            application: question.application,
+            load_balance_info: question.load_balance_info,
+            client_address: question.client.to_string(),
+            gateway: gateway.clone(),
+            explain: explain.clone(),
+            session,
+        });
+        if self.broker.send(message).is_err() {
+            return Err(Box::new((answer, Code::BrokerUnreachable.into())));
+        }
+        self.table.count_placement(&gateway);
+        let deadline = Instant::now() + self.broker_timeout();
+        self.pending.places.insert(number, OpenPlace { answer, gateway, explain, deadline });
+        Ok(())
+    }
+
+    /// Step 8: the client is here, send the host.
+    pub(super) fn orchestrate(&mut self, session: SessionId) {
+        let asked = self.pending.number().and_then(|request| {
+            let message = GatewayToBroker::Orchestrate { request, session };
+            self.broker.send(message).map_err(|_| Code::BrokerUnreachable)?;
+            let deadline = Instant::now() + self.broker_timeout();
+            self.pending.orchestrations.insert(request, (session, deadline));
+            Ok(())
+        });
+        if let Err(code) = asked {
+            self.shared.refuse_waiting(session, code.into());
+        }
+    }
+
+    fn broker_timeout(&self) -> Duration {
+        Duration::from_millis(self.shared.config.limits.broker_timeout_ms)
+    }
+}
+
+fn random_session() -> Result<SessionId, Code> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Code::Internal)?;
+    Ok(SessionId(bytes))
+}

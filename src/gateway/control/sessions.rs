@@ -1,0 +1,96 @@
+//! What becomes of sessions: reports of the workers, orders of the broker.
+
+use super::Control;
+use crate::core::codes::Refusal;
+use crate::core::ids::SessionId;
+use crate::gateway::relay::{ClosedSession, Command, Event};
+use crate::gateway::shared::{Shared, lock};
+use crate::observe::close_reason::CloseReason;
+use crate::wire::channel::{GatewayToBroker, VERSION};
+
+/// The first message of every connection to the broker: with it the broker
+/// counts what is relayed right now, whatever it knew before.
+pub(super) fn hello(shared: &Shared) -> GatewayToBroker {
+    GatewayToBroker::Hello {
+        version: VERSION,
+        software: concat!("ringway ", env!("CARGO_PKG_VERSION")).to_owned(),
+        url: shared.config.url.clone(),
+        capacity: shared.config.limits.sessions_max,
+        live: lock(&shared.live).keys().copied().collect(),
+    }
+}
+
+impl Control {
+    pub(super) fn on_worker(&mut self, event: Event) {
+        match event {
+            Event::Closed(closed) => self.on_closed(&closed),
+            Event::Histograms(part) => {
+                self.histograms.merge(&part);
+                self.histograms_missing = self.histograms_missing.saturating_sub(1);
+                self.answer_histograms();
+            }
+        }
+    }
+
+    /// The one log line that a session leaves, and the word to the broker.
+    fn on_closed(&mut self, closed: &ClosedSession) {
+        lock(&self.shared.live).remove(&closed.id);
+        *self.closed_by_reason.entry(closed.reason.as_str()).or_insert(0) += 1;
+        tracing::info!(
+            step = 12,
+            session = %closed.id,
+            host = %closed.host_id,
+            client = %closed.client,
+            reason = closed.reason.as_str(),
+            detail = closed.detail.as_deref().unwrap_or_default(),
+            bytes_up = closed.bytes_up,
+            bytes_down = closed.bytes_down,
+            duration_ms = closed.duration_ms,
+            "Session ended"
+        );
+        self.tell_broker(GatewayToBroker::SessionEnded {
+            session: closed.id,
+            close_reason: closed.reason.as_str().to_owned(),
+            bytes_up: closed.bytes_up,
+            bytes_down: closed.bytes_down,
+            duration_ms: closed.duration_ms,
+        });
+    }
+
+    /// The broker says that a session cannot come about, or must end.
+    pub(super) fn cancel(&mut self, session: SessionId, refusal: Refusal) {
+        if self.shared.refuse_waiting(session, refusal.clone()) {
+            return;
+        }
+        let worker = lock(&self.shared.live).get(&session).map(|entry| entry.worker);
+        if let Some(worker) = worker.and_then(|index| self.shared.workers.get(index)) {
+            tracing::info!(%session, code = %refusal.code, "The broker ends a session");
+            let end = Command::End { session, reason: CloseReason::Disconnected };
+            if worker.tell(end).is_err() {
+                tracing::error!(%session, "A relay worker does not take commands");
+            }
+        }
+    }
+
+    /// Collects the workers' histograms without stopping them: each exchanges
+    /// its set for an empty one.
+    pub(super) fn collect_histograms(&mut self) {
+        if self.histograms_missing > 0 {
+            return;
+        }
+        for worker in &self.shared.workers {
+            if worker.tell(Command::ExchangeHistograms(Box::default())).is_ok() {
+                self.histograms_missing += 1;
+            }
+        }
+        self.answer_histograms();
+    }
+
+    fn answer_histograms(&mut self) {
+        if self.histograms_missing == 0 {
+            for waiter in self.histogram_waiters.drain(..) {
+                let _ = waiter.send(self.histograms.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One lobby thread: accepts, and gives each connection a task.
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio_uring::buf::fixed::FixedBufPool;
+
+use super::connection::{BUFFER_BYTES, Connection};
+use super::requests;
+use crate::gateway::shared::{Phase, Shared};
+
+/// Entries of a lobby's ring; connections wait in epoll, so few are in it.
+const RING_ENTRIES: u32 = 512;
+/// Registered buffers per lobby thread. One is held only while bytes move.
+const BUFFERS: usize = 64;
+/// Pause when no descriptor is left: long enough not to spin, short enough
+/// that nobody's connection attempt times out over it.
+const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
+pub fn run(listener: TcpListener, shared: Arc<Shared>) {
+    let mut ring = tokio_uring::uring_builder();
+    // A lobby thread is the only one to use its ring, and wants completions
+    // when it looks for them, not as interrupts.
+    ring.setup_single_issuer().setup_coop_taskrun();
+    tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring).start(async move {
+        let buffers = FixedBufPool::new(
+            std::iter::repeat_with(|| Vec::with_capacity(BUFFER_BYTES)).take(BUFFERS),
+        );
+        if let Err(error) = buffers.register() {
+            tracing::error!(
+                %error,
+                "Could not register the lobby's buffers; raise LimitMEMLOCK= of the unit"
+            );
+            return;
+        }
+        accept_until_stopped(listener, &shared, &buffers).await;
+    });
+}
+
+async fn accept_until_stopped(
+    listener: TcpListener,
+    shared: &Arc<Shared>,
+    buffers: &FixedBufPool<Vec<u8>>,
+) {
+    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let mut phase = shared.phase.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Draining goes on accepting, to say so; stopped does not.
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                shared.counters.accepted.fetch_add(1, Relaxed);
+                let Some(presence) = Presence::enter(shared) else {
+                    shared.counters.turned_away.fetch_add(1, Relaxed);
+                    continue;
+                };
+                match Connection::new(stream, peer, shared, buffers.clone()) {
+                    Ok(connection) => {
+                        tokio_uring::spawn(async move {
+                            requests::serve(connection, Rc::new(presence)).await;
+                        });
+                    }
+                    Err(error) => tracing::debug!(%peer, %error, "Dropped a connection"),
+                }
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                let pauses = shared.counters.accept_pauses.fetch_add(1, Relaxed);
+                if pauses.is_multiple_of(100) {
+                    tracing::warn!(%error, pauses, "Paused accepting; raise LimitNOFILE= of the unit");
+                }
+                tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "Accepting failed");
+                tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// A connection's place in the lobby, given back when dropped.
+#[derive(Debug)]
+pub struct Presence(Arc<Shared>);
+
+impl Presence {
+    fn enter(shared: &Arc<Shared>) -> Option<Self> {
+        let now = shared.counters.connections_now.fetch_add(1, Relaxed);
+        // Made before the check, so that its drop undoes the count.
+        let presence = Self(Arc::clone(shared));
+        (now < u64::from(shared.config.limits.lobby_connections_max)).then_some(presence)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.counters.connections_now.fetch_sub(1, Relaxed);
+    }
+}

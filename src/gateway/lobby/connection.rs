@@ -1,0 +1,210 @@
+//! A TLS connection of the lobby: bytes between a socket and the sans-io
+//! handshake, each wait with a deadline.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_uring::buf::BoundedBuf as _;
+use tokio_uring::buf::BoundedBufMut as _;
+use tokio_uring::buf::fixed::FixedBufPool;
+use tokio_uring::net::TcpStream;
+
+use crate::core::codes::{Code, Refusal};
+use crate::gateway::relay::Leg;
+use crate::gateway::relay::ring::{round_trip_us, stream_readiness};
+use crate::gateway::shared::Shared;
+use crate::tls::handshake::{ServerHandshake, TlsError};
+use crate::wire::http_head;
+
+/// Size of one registered buffer: a whole flight of a handshake.
+pub const BUFFER_BYTES: usize = 16 * 1024;
+/// After a refusal, what a peer still sends is read for this long, so that
+/// closing does not reset the connection under the answer.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Why a connection is over before it became a leg.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    #[error("the peer left")]
+    Gone,
+    #[error("the peer was too slow")]
+    Deadline,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+pub struct Connection {
+    pub peer: SocketAddr,
+    pub shared: Arc<Shared>,
+    stream: AsyncFd<TcpStream>,
+    tls: ServerHandshake,
+    buffers: FixedBufPool<Vec<u8>>,
+}
+
+impl Connection {
+    pub fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        shared: &Arc<Shared>,
+        buffers: FixedBufPool<Vec<u8>>,
+    ) -> Result<Self, ConnectionError> {
+        let tls = ServerHandshake::new(Arc::clone(&shared.tls))?;
+        let stream = stream_readiness(stream)?;
+        rustix::net::sockopt::set_tcp_nodelay(&stream, true).map_err(io::Error::from)?;
+        Ok(Self { peer, shared: Arc::clone(shared), stream, tls, buffers })
+    }
+
+    /// The TLS handshake, or its deadline.
+    pub async fn handshake(&mut self) -> Result<(), ConnectionError> {
+        let limit = Duration::from_millis(self.shared.config.limits.handshake_timeout_ms);
+        let deadline = Instant::now() + limit;
+        while !self.tls.is_established() {
+            let outcome = timeout_at(deadline, self.fill()).await;
+            self.flush().await?;
+            match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(ConnectionError::Deadline),
+            }
+        }
+        Ok(())
+    }
+
+    /// What has been received and not consumed.
+    pub fn received(&self) -> &[u8] {
+        self.tls.plaintext()
+    }
+
+    pub fn consume(&mut self, length: usize) {
+        self.tls.consume_plaintext(length);
+    }
+
+    pub fn client_rtt_us(&self) -> Option<u64> {
+        round_trip_us(&self.stream)
+    }
+
+    /// Waits for bytes and decrypts them. An end of the stream, clean or not,
+    /// is [`ConnectionError::Gone`]: nobody in the lobby is left half open.
+    pub async fn fill(&mut self) -> Result<(), ConnectionError> {
+        self.wait_readable().await?;
+        let buffer = self.buffers.next(BUFFER_BYTES).await;
+        let (outcome, buffer) = self.stream.get_ref().read_fixed(buffer).await;
+        let received = outcome?;
+        if received == 0 {
+            return Err(ConnectionError::Gone);
+        }
+        self.tls.feed(buffer.get(..received).unwrap_or_default())?;
+        if self.tls.peer_closed() { Err(ConnectionError::Gone) } else { Ok(()) }
+    }
+
+    /// Waits until a read will not wait. Only then is a registered buffer
+    /// taken: silent peers, however many, hold none.
+    ///
+    /// Giving this wait up loses nothing; giving [`Connection::fill`] up may.
+    pub async fn wait_readable(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.stream.readable().await?;
+            let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            match recv(self.stream.as_fd(), &mut [0_u8; 1], look) {
+                Err(rustix::io::Errno::WOULDBLOCK) => ready.clear_ready(),
+                // Bytes, the end, or an error: the read will tell.
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Encrypts and sends.
+    pub async fn write(&mut self, plaintext: &[u8]) -> Result<(), ConnectionError> {
+        self.tls.send(plaintext)?;
+        self.flush().await
+    }
+
+    /// Sends what the record layer wants sent.
+    async fn flush(&mut self) -> Result<(), ConnectionError> {
+        let limit = Duration::from_millis(self.shared.config.limits.write_timeout_ms);
+        let outgoing = self.tls.take_outgoing();
+        for chunk in outgoing.chunks(BUFFER_BYTES) {
+            let write = async {
+                let mut buffer = self.buffers.next(BUFFER_BYTES).await;
+                buffer.put_slice(chunk);
+                let slice = buffer.slice(..chunk.len());
+                self.stream.get_ref().write_fixed_all(slice).await.0
+            };
+            match timeout(limit, write).await {
+                Ok(written) => written?,
+                Err(_) => {
+                    // The kernel still has the write and its buffer; this ends it.
+                    let _ = self.stream.get_ref().shutdown(Shutdown::Both);
+                    return Err(ConnectionError::Deadline);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers with a refusal, counts it, and closes in a way that lets the
+    /// answer arrive.
+    pub async fn refuse(mut self, refusal: &Refusal) {
+        self.shared.count_refusal(refusal.code);
+        tracing::info!(
+            peer = %self.peer,
+            code = %refusal.code,
+            step = refusal.code.facts().step,
+            detail = refusal.detail.as_deref().unwrap_or_default(),
+            "Refused a connection"
+        );
+        if self.tls.is_established() && self.write(&http_head::refusal(refusal)).await.is_ok() {
+            self.close().await;
+        }
+    }
+
+    /// `close_notify`, FIN, and a short wait for the peer's.
+    pub async fn close(mut self) {
+        if self.tls.send_close_notify().is_err() || self.flush().await.is_err() {
+            return;
+        }
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        let drain = async {
+            let mut drained = 0;
+            while drained < LINGER_BYTES_MAX && self.wait_readable().await.is_ok() {
+                let mut scrap = [0_u8; 4_096];
+                match recv(self.stream.as_fd(), &mut scrap[..], RecvFlags::DONTWAIT) {
+                    Ok((_, received)) if received > 0 => drained += received,
+                    _ => return,
+                }
+            }
+        };
+        let _ = timeout(LINGER, drain).await;
+    }
+
+    /// Takes the keys: from here on the relay has the connection.
+    pub fn into_leg(self) -> Result<Leg, ConnectionError> {
+        let established = self.tls.into_keys()?;
+        let socket = self.stream.as_fd().try_clone_to_owned()?;
+        Ok(Leg {
+            socket,
+            peer: self.peer,
+            records: established.records,
+            early_ciphertext: established.leftover_ciphertext,
+            early_plaintext: established.leftover_plaintext,
+        })
+    }
+}
+
+impl From<ConnectionError> for Code {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Deadline => Self::RequestTimeout,
+            _ => Self::RequestMalformed,
+        }
+    }
+}

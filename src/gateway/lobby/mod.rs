@@ -1,0 +1,62 @@
+//! The lobby: from an accepted connection to a leg (steps 7, 8 and 10).
+//!
+//! A few threads of tokio-uring: straight-line async code, registered buffers
+//! for every read and write, and nothing of it in the path of relayed bytes.
+//! The threads share one port (`SO_REUSEPORT`) and no connection.
+
+mod accept;
+mod connection;
+mod requests;
+mod waiting;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::shared::Shared;
+
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: i32 = 4_096;
+
+/// The port, opened once per lobby thread.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    for _ in 0..threads.max(1) {
+        // The first one may get its port from the kernel; the rest share it.
+        let address = match listeners.first() {
+            Some(first) => first.local_addr()?,
+            None => address,
+        };
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        listeners.push(socket.into());
+    }
+    Ok(listeners)
+}
+
+/// Starts one thread per listener. They end when the phase becomes `Stopped`.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
+    listeners
+        .into_iter()
+        .enumerate()
+        .map(|(index, listener)| {
+            let shared = Arc::clone(shared);
+            std::thread::Builder::new()
+                .name(format!("lobby-{index}"))
+                .spawn(move || accept::run(listener, shared))
+        })
+        .collect()
+}

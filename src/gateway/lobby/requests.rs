@@ -1,0 +1,199 @@
+//! What a connection may ask for: a probe's answer, a place (step 7), or to
+//! become a leg (steps 8 and 10).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::accept::Presence;
+use super::connection::{Connection, ConnectionError};
+use super::waiting;
+use crate::core::codes::{Code, Refusal};
+use crate::core::tickets::Role;
+use crate::gateway::shared::{PlaceQuestion, Placed, Request};
+use crate::observe::timeline::mark;
+use crate::wire::arm::{ConnectionRequest, ConnectionResponse, RingwayDetails};
+use crate::wire::http_head::{self, HeadStatus, RequestHead};
+use crate::wire::relay_answer;
+
+/// The header that carries a leg's ticket.
+const TICKET_HEADER: &str = "ringway-ticket";
+
+/// Serves one connection until it leaves, is refused, or becomes a leg.
+pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
+    let shared = Arc::clone(&connection.shared);
+    if let Err(error) = connection.handshake().await {
+        shared.counters.handshakes_failed.fetch_add(1, Relaxed);
+        tracing::debug!(peer = %connection.peer, %error, "A TLS handshake failed");
+        return;
+    }
+    shared.counters.handshakes.fetch_add(1, Relaxed);
+
+    for _ in 0..shared.config.limits.requests_per_connection_max {
+        let head = match read_head(&mut connection).await {
+            Ok(head) => head,
+            Err(NoHead::Left) => return,
+            Err(NoHead::Refused(code)) => {
+                if code == Code::RequestTimeout {
+                    shared.counters.timeouts.fetch_add(1, Relaxed);
+                }
+                return connection.refuse(&code.into()).await;
+            }
+        };
+        let outcome = match (head.method.as_str(), head.path.trim_end_matches('/')) {
+            ("GET", "/probe") => {
+                let id = [("Ringway-Gateway", shared.id.as_str())];
+                answer(&mut connection, &head, &http_head::answer(204, None, &id)).await
+            }
+            ("POST", "/api/arm/v2/connections") => place(&mut connection, &head).await,
+            ("GET", "/relay/client") => {
+                return relay(connection, &head, Role::Client, presence).await;
+            }
+            ("GET", "/relay/host") => return relay(connection, &head, Role::Host, presence).await,
+            (_, "/probe" | "/api/arm/v2/connections" | "/relay/client" | "/relay/host") => {
+                Err(Code::MethodNotAllowed.into())
+            }
+            _ => Err(Code::NotFound.into()),
+        };
+        match outcome {
+            Ok(Next::Another) => {}
+            Ok(Next::Close) => return connection.close().await,
+            Err(refusal) => return connection.refuse(&refusal).await,
+        }
+    }
+    connection.refuse(&Code::ProbeRefused.into()).await;
+}
+
+enum Next {
+    Another,
+    Close,
+}
+
+enum NoHead {
+    Left,
+    Refused(Code),
+}
+
+async fn read_head(connection: &mut Connection) -> Result<RequestHead, NoHead> {
+    let limits = connection.shared.config.limits;
+    let deadline = Instant::now() + Duration::from_millis(limits.request_timeout_ms);
+    loop {
+        match RequestHead::parse(connection.received(), limits.head_bytes_max) {
+            Ok(HeadStatus::Complete(head)) => {
+                connection.consume(head.length);
+                return Ok(head);
+            }
+            Ok(HeadStatus::Partial) => {}
+            Err(code) => return Err(NoHead::Refused(code)),
+        }
+        let idle = connection.received().is_empty();
+        match timeout_at(deadline, connection.fill()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(ConnectionError::Gone)) => return Err(NoHead::Left),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %connection.peer, %error, "A connection failed");
+                return Err(NoHead::Left);
+            }
+            // Between requests a silent connection is just over.
+            Err(_) if idle && connection.shared.is_draining() => return Err(NoHead::Left),
+            Err(_) => return Err(NoHead::Refused(Code::RequestTimeout)),
+        }
+    }
+}
+
+async fn read_body(connection: &mut Connection, head: &RequestHead) -> Result<Vec<u8>, Code> {
+    let limits = connection.shared.config.limits;
+    if head.content_length > limits.body_bytes_max {
+        return Err(Code::RequestTooLarge);
+    }
+    let deadline = Instant::now() + Duration::from_millis(limits.request_timeout_ms);
+    while connection.received().len() < head.content_length {
+        match timeout_at(deadline, connection.fill()).await {
+            Ok(filled) => filled?,
+            Err(_) => return Err(Code::RequestTimeout),
+        }
+    }
+    let body = connection.received().get(..head.content_length).unwrap_or_default().to_vec();
+    connection.consume(head.content_length);
+    Ok(body)
+}
+
+async fn answer(
+    connection: &mut Connection,
+    head: &RequestHead,
+    bytes: &[u8],
+) -> Result<Next, Refusal> {
+    if head.content_length > 0 {
+        read_body(connection, head).await?;
+    }
+    connection.write(bytes).await.map_err(Code::from)?;
+    let close = head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
+    Ok(if close { Next::Close } else { Next::Another })
+}
+
+/// Step 7: which gateway, and a place on a host.
+async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
+    let shared = Arc::clone(&connection.shared);
+    let bearer = head.bearer().ok_or(Code::TokenMissing)?.to_owned();
+    let body = read_body(connection, head).await?;
+    let request: ConnectionRequest = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::with_detail(Code::RequestMalformed, error))?;
+    if shared.is_draining() {
+        return Err(Code::GatewayDraining.into());
+    }
+    mark(shared.timeline.0.as_ref(), 7, None, "gateway", format!("asked at {}", shared.id));
+    let (answer_to, answered) = oneshot::channel();
+    shared.ask(Request::Place {
+        question: PlaceQuestion {
+            bearer,
+            application: request.application,
+            load_balance_info: request.load_balance_info,
+            client: connection.peer,
+            client_rtt_us: connection.client_rtt_us(),
+            samples: request.ringway_rtt_samples,
+        },
+        answer: answer_to,
+    })?;
+    let limit = Duration::from_millis(shared.config.limits.broker_timeout_ms);
+    let Placed { placement, gateway, explain } = match timeout(limit, answered).await {
+        Ok(Ok(placed)) => placed?,
+        Ok(Err(_)) | Err(_) => return Err(Code::BrokerUnreachable.into()),
+    };
+    let response = ConnectionResponse {
+        gateway_location: format!("{}/relay/client", placement.gateway_url),
+        redirected_server_name: placement.host.to_string(),
+        ringway: RingwayDetails {
+            session: placement.session,
+            gateway,
+            host: placement.host,
+            ticket: placement.client_ticket,
+            explain,
+        },
+    };
+    let body = serde_json::to_string(&response)
+        .map_err(|error| Refusal::with_detail(Code::Internal, error))?;
+    let close = head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
+    connection.write(&http_head::answer(200, Some(&body), &[])).await.map_err(Code::from)?;
+    Ok(if close { Next::Close } else { Next::Another })
+}
+
+/// A request to become a leg.
+async fn relay(connection: Connection, head: &RequestHead, role: Role, presence: Rc<Presence>) {
+    if !head.upgrades_to(relay_answer::PROTOCOL) {
+        return connection.refuse(&Code::UpgradeRequired.into()).await;
+    }
+    let ticket = head.header(TICKET_HEADER).unwrap_or_default();
+    let claims = match connection.shared.admit(ticket, role) {
+        Ok(claims) => claims,
+        Err(code) => return connection.refuse(&code.into()).await,
+    };
+    match role {
+        Role::Client => waiting::wait_for_host(connection, claims).await,
+        Role::Host => waiting::join_client(connection, claims).await,
+    }
+    drop(presence);
+}

@@ -1,0 +1,121 @@
+//! Two legs become a session (steps 8, 10 and 11).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use super::connection::Connection;
+use crate::core::clock::UnixMillis;
+use crate::core::codes::{Code, Refusal};
+use crate::core::ids::SessionId;
+use crate::core::tickets::Claims;
+use crate::gateway::relay::{Command, Leg, Session, SessionCounters};
+use crate::gateway::shared::{LiveEntry, Request, Shared, Wake, lock};
+use crate::observe::timeline::mark;
+use crate::wire::{http_head, relay_answer};
+
+/// A client with a good ticket: ask for its host, wait, hand both over.
+pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
+    let shared = Arc::clone(&connection.shared);
+    let session = claims.session;
+    let (waker, mut woken) = oneshot::channel();
+    let registered = lock(&shared.pairing).wait(session, connection.peer.ip(), waker);
+    let asked = registered.and_then(|()| shared.ask(Request::Orchestrate { session }));
+    if let Err(code) = asked {
+        lock(&shared.pairing).take(session);
+        return connection.refuse(&code.into()).await;
+    }
+    mark(shared.timeline.0.as_ref(), 8, Some(session), "gateway", "ticket verified, broker asked");
+
+    let limit = Duration::from_millis(shared.config.limits.pair_timeout_ms);
+    let deadline = sleep_until(Instant::now() + limit);
+    tokio::pin!(deadline);
+    let outcome = loop {
+        tokio::select! {
+            wake = &mut woken => break wake.unwrap_or_else(|_| {
+                Wake::Refused(Code::Internal.into())
+            }),
+            () = &mut deadline => break Wake::Refused(Code::HostDidNotArrive.into()),
+            readable = connection.wait_readable() => {
+                // Outside the select: a read that is under way must not be
+                // given up, or its bytes would be lost.
+                if readable.is_err() || connection.fill().await.is_err() {
+                    return client_left(&shared, session);
+                }
+            }
+        }
+    };
+    let host = match outcome {
+        Wake::Host(host) => host,
+        Wake::Refused(refusal) => {
+            lock(&shared.pairing).take(session);
+            give_up(&shared, session, refusal.code);
+            return connection.refuse(&refusal).await;
+        }
+    };
+    let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
+    match switched.and_then(|()| connection.into_leg()) {
+        Ok(client) => begin(&shared, claims, client, *host),
+        Err(_) => client_left(&shared, session),
+    }
+}
+
+/// A session host with a good ticket: its client must be waiting.
+pub async fn join_client(mut connection: Connection, claims: Claims) {
+    let shared = Arc::clone(&connection.shared);
+    let Some(waker) = lock(&shared.pairing).take(claims.session) else {
+        return connection.refuse(&Code::SessionUnknown.into()).await;
+    };
+    mark(shared.timeline.0.as_ref(), 10, Some(claims.session), "gateway", "host leg admitted");
+    let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
+    let wake = match switched.and_then(|()| connection.into_leg()) {
+        Ok(leg) => Wake::Host(Box::new(leg)),
+        Err(error) => Wake::Refused(Refusal::with_detail(Code::HostDidNotArrive, error)),
+    };
+    // A client that left meanwhile has given up the session already; dropping
+    // the leg tells the host.
+    let _ = waker.send(wake);
+}
+
+/// Step 11: both legs are in.
+fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) {
+    let session = claims.session;
+    let Some((index, worker)) = shared.choose_worker() else {
+        return give_up(shared, session, Code::Internal);
+    };
+    let counters = Arc::new(SessionCounters::default());
+    let entry = LiveEntry {
+        worker: index,
+        host: claims.host.clone(),
+        client: client.peer,
+        started_at: UnixMillis::now(),
+        counters: Arc::clone(&counters),
+    };
+    // Entered first: the worker may end it before the next line runs.
+    lock(&shared.live).insert(session, entry);
+    if shared.ask(Request::Started { session }).is_err() {
+        tracing::warn!(%session, "The control thread is behind; the broker learns late of a session");
+    }
+    tracing::info!(step = 11, %session, host = %claims.host, worker = index, "Relaying");
+    mark(shared.timeline.0.as_ref(), 11, Some(session), "gateway", "both legs in, relaying");
+    let session_data = Session { id: session, host_id: claims.host, client, host, counters };
+    if worker.tell(Command::Start(Box::new(session_data))).is_err() {
+        lock(&shared.live).remove(&session);
+        give_up(shared, session, Code::GatewayFull);
+    }
+}
+
+fn client_left(shared: &Shared, session: SessionId) {
+    lock(&shared.pairing).take(session);
+    shared.count_refusal(Code::ClientDidNotArrive);
+    give_up(shared, session, Code::ClientDidNotArrive);
+}
+
+fn give_up(shared: &Shared, session: SessionId, code: Code) {
+    tracing::info!(step = code.facts().step, %session, %code, "A session did not come about");
+    if shared.ask(Request::GaveUp { session, code }).is_err() {
+        tracing::warn!(%session, "The control thread is behind; a reservation expires by itself");
+    }
+}

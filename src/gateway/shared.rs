@@ -1,0 +1,232 @@
+//! What the lobby and control threads of one gateway share. The relay workers
+//! share none of it: they get sessions and give events.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::relay::{Leg, RelayWorker, SessionCounters, least_loaded};
+use crate::config::gateway::GatewayConfig;
+use crate::core::clock::UnixMillis;
+use crate::core::codes::{Code, Refusal};
+use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::core::pairing::{PairingLimits, PairingTable};
+use crate::core::selection::Explain;
+use crate::core::tickets::{Claims, Role, TicketVerifier, UsedTickets};
+use crate::observe::timeline::Timeline;
+use crate::wire::arm::RttSample;
+use crate::wire::channel::Placement;
+
+/// Requests of the lobby that may wait for the control thread.
+const REQUESTS_MAX: usize = 4_096;
+/// Used tickets remembered until they expire: 60 s of more legs than a gateway
+/// can shake hands with.
+const USED_TICKETS_MAX: usize = 1_000_000;
+
+/// What wakes a client that waits for its session host.
+#[derive(Debug)]
+pub enum Wake {
+    Host(Box<Leg>),
+    Refused(Refusal),
+}
+
+/// What the lobby asks of the control thread.
+#[derive(Debug)]
+pub enum Request {
+    /// Step 7: select a gateway and have a place reserved.
+    Place { question: PlaceQuestion, answer: oneshot::Sender<Result<Placed, Refusal>> },
+    /// Step 8: have the session host come. A refusal wakes the waiting client
+    /// through the pairing table; there is no other answer.
+    Orchestrate { session: SessionId },
+    /// Step 11 began.
+    Started { session: SessionId },
+    /// The wait of a client ended without a session.
+    GaveUp { session: SessionId, code: Code },
+}
+
+/// What a client wants and where it is.
+#[derive(Debug)]
+pub struct PlaceQuestion {
+    pub bearer: String,
+    pub application: String,
+    pub load_balance_info: String,
+    pub client: SocketAddr,
+    /// The kernel's estimate for the connection that asked.
+    pub client_rtt_us: Option<u64>,
+    pub samples: Vec<RttSample>,
+}
+
+#[derive(Debug)]
+pub struct Placed {
+    pub placement: Placement,
+    pub gateway: GatewayId,
+    pub explain: Explain,
+}
+
+/// A session that is relayed now.
+#[derive(Clone, Debug)]
+pub struct LiveEntry {
+    pub worker: usize,
+    pub host: HostId,
+    pub client: SocketAddr,
+    pub started_at: UnixMillis,
+    pub counters: Arc<SessionCounters>,
+}
+
+/// Where a gateway is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Running,
+    /// No new legs; live sessions go on.
+    Draining,
+    Stopped,
+}
+
+/// Counters of the lobby.
+#[derive(Debug, Default)]
+pub struct LobbyCounters {
+    pub connections_now: AtomicU64,
+    pub accepted: AtomicU64,
+    /// Times accepting paused because no descriptor was left.
+    pub accept_pauses: AtomicU64,
+    /// Connections dropped because too many were in the lobby.
+    pub turned_away: AtomicU64,
+    pub handshakes: AtomicU64,
+    /// Handshakes that failed or were too slow.
+    pub handshakes_failed: AtomicU64,
+    /// Closed at a deadline or limit after the handshake.
+    pub timeouts: AtomicU64,
+    pub refusals: Mutex<HashMap<Code, u64>>,
+}
+
+#[derive(Debug)]
+pub struct Shared {
+    pub id: GatewayId,
+    pub config: GatewayConfig,
+    pub tls: Arc<ServerConfig>,
+    pub tickets: RwLock<TicketVerifier>,
+    pub used: Mutex<UsedTickets>,
+    pub pairing: Mutex<PairingTable<oneshot::Sender<Wake>>>,
+    pub live: Mutex<HashMap<SessionId, LiveEntry>>,
+    pub workers: Vec<RelayWorker>,
+    pub requests: mpsc::Sender<Request>,
+    pub phase: watch::Receiver<Phase>,
+    pub broker_connected: AtomicBool,
+    pub counters: LobbyCounters,
+    pub timeline: TimelineSlot,
+}
+
+/// A timeline, if anybody watches.
+#[derive(Clone, Default)]
+pub struct TimelineSlot(pub Option<Timeline>);
+
+impl std::fmt::Debug for TimelineSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "watched" } else { "unwatched" })
+    }
+}
+
+/// The requests' receiving end, for the control thread.
+pub type Requests = mpsc::Receiver<Request>;
+
+impl Shared {
+    #[must_use]
+    pub fn new(
+        id: GatewayId,
+        config: GatewayConfig,
+        tls: ServerConfig,
+        workers: Vec<RelayWorker>,
+        phase: watch::Receiver<Phase>,
+        timeline: Option<Timeline>,
+    ) -> (Arc<Self>, Requests) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let limits = PairingLimits {
+            waiting_max: config.limits.waiting_max as usize,
+            waiting_per_address_max: config.limits.waiting_per_address_max as usize,
+        };
+        let shared = Self {
+            id,
+            config,
+            tls: Arc::new(tls),
+            tickets: RwLock::default(),
+            used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX)),
+            pairing: Mutex::new(PairingTable::new(limits)),
+            live: Mutex::default(),
+            workers,
+            requests,
+            phase,
+            broker_connected: AtomicBool::new(false),
+            counters: LobbyCounters::default(),
+            timeline: TimelineSlot(timeline),
+        };
+        (Arc::new(shared), receiver)
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Running
+    }
+
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.workers.iter().map(|w| w.stats.sessions.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Checks a leg's ticket and uses it up (steps 8 and 10). Nobody is asked.
+    ///
+    /// # Errors
+    /// What the bearer is told.
+    pub fn admit(&self, ticket: &str, role: Role) -> Result<Claims, Code> {
+        let now = UnixMillis::now();
+        let verifier = self.tickets.read().unwrap_or_else(PoisonError::into_inner);
+        let claims = verifier.verify(ticket, &self.id, role, now)?;
+        drop(verifier);
+        // A draining gateway still lets the host of a waiting client in.
+        if role == Role::Client {
+            if self.is_draining() {
+                return Err(Code::GatewayDraining);
+            }
+            if self.sessions() >= u64::from(self.config.limits.sessions_max) {
+                return Err(Code::GatewayFull);
+            }
+        }
+        lock(&self.used).consume(&claims, now)?;
+        Ok(claims)
+    }
+
+    /// The worker for the next session, and its index.
+    #[must_use]
+    pub fn choose_worker(&self) -> Option<(usize, &RelayWorker)> {
+        let chosen = least_loaded(&self.workers)?;
+        self.workers.iter().enumerate().find(|(_, worker)| std::ptr::eq(*worker, chosen))
+    }
+
+    /// Tells the control thread; a full queue is counted as the broker being
+    /// out of reach, which is what it amounts to.
+    ///
+    /// # Errors
+    /// [`Code::BrokerUnreachable`].
+    pub fn ask(&self, request: Request) -> Result<(), Code> {
+        self.requests.try_send(request).map_err(|_| Code::BrokerUnreachable)
+    }
+
+    /// Wakes the client that waits for `session`, if it still does.
+    pub fn refuse_waiting(&self, session: SessionId, refusal: Refusal) -> bool {
+        let waker = lock(&self.pairing).take(session);
+        waker.is_some_and(|waker| waker.send(Wake::Refused(refusal)).is_ok())
+    }
+
+    pub fn count_refusal(&self, code: Code) {
+        *lock(&self.counters.refusals).entry(code).or_insert(0) += 1;
+    }
+}
+
+/// A lock that a panicking holder does not take along: what it guards here is
+/// consistent between any two statements.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
