@@ -1,3 +1,5 @@
-//! The machines' side of the channel to the broker.
+//! The channel to the broker: the pump that both ends share, and the machines'
+//! side of it.
 
 pub mod enroll;
+pub mod pump;

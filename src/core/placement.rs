@@ -1,1 +1,526 @@
-//! Which session host takes a user.
+//! Which session host takes a user (step 9), and who sits where.
+//!
+//! One table, one writer: the broker that holds the hosts' channels. A place
+//! is reserved before the client is told anything, so the limit per host is
+//! strict; it is confirmed by the session's start, or given back by an answer,
+//! an end, a loss or a deadline, whichever comes first. Every message may come
+//! late, twice or never.
+//!
+//! ```text
+//! reserve ─► Reserved ─► Ordered ─► Accepted ─► Live ─► free
+//!               │ expires    │ no answer │ no start  │ ended by gateway or host,
+//!               ▼            ▼           ▼           ▼ or nobody vouches for it
+//!              free         free        free        free
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::codes::Code;
+use super::ids::{GatewayId, HostId, PoolId, SessionId};
+
+/// In which order the hosts of a pool are filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FillOrder {
+    /// The host with the fewest sessions.
+    #[default]
+    BreadthFirst,
+    /// The fullest host that has room.
+    DepthFirst,
+}
+
+/// What the operator declared about a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolRules {
+    pub fill_order: FillOrder,
+    pub sessions_per_host_max: u32,
+}
+
+/// How long a place is held for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct HoldRules {
+    /// From the placement to the client's arrival at its gateway.
+    pub reservation_ms: u64,
+    /// From the order to the host's answer.
+    pub order_answer_ms: u64,
+    /// From the host's answer to the start of the relay.
+    pub start_ms: u64,
+    /// For a live session while neither its gateway nor its host is connected
+    /// to vouch for it.
+    pub orphan_ms: u64,
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Reserved,
+    Ordered,
+    Accepted,
+    Live,
+}
+
+/// One place, taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub phase: Phase,
+    /// Unknown for a session that only its gateway has told us about.
+    pub host: Option<HostId>,
+    /// Unknown for a session that only its host has told us about.
+    pub gateway: Option<GatewayId>,
+    /// Unknown for sessions that an earlier run of the broker placed.
+    pub user: Option<String>,
+    /// The slot is free at this time unless something happens.
+    pub deadline: Option<u64>,
+    /// Taken because a machine reported it, not because it was placed here.
+    pub adopted: bool,
+}
+
+/// A slot that is free again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freed {
+    pub session: SessionId,
+    pub slot: Slot,
+    /// What the waiting side is told.
+    pub code: Code,
+}
+
+/// A session host as the table knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub pool: PoolId,
+    pub connected: bool,
+    pub draining: bool,
+    /// The host's own limit, from its hello; zero when it names none.
+    pub capacity: u32,
+    pub sessions: u32,
+}
+
+/// What a user is to be placed with.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub session: SessionId,
+    pub user: String,
+    pub pool: PoolId,
+    pub gateway: GatewayId,
+}
+
+/// The live state of all session hosts. All times are milliseconds on one
+/// monotonic clock of the caller's.
+#[derive(Debug)]
+pub struct HostTable {
+    rules: HoldRules,
+    pools: BTreeMap<PoolId, PoolRules>,
+    hosts: BTreeMap<HostId, Host>,
+    slots: HashMap<SessionId, Slot>,
+    gateways_connected: BTreeSet<GatewayId>,
+}
+
+impl HostTable {
+    #[must_use]
+    pub fn new(rules: HoldRules, pools: BTreeMap<PoolId, PoolRules>) -> Self {
+        Self {
+            rules,
+            pools,
+            hosts: BTreeMap::new(),
+            slots: HashMap::new(),
+            gateways_connected: BTreeSet::new(),
+        }
+    }
+
+    /// Reserves one place on a host of the pool.
+    ///
+    /// A user returns to a host where they have a session already, even to one
+    /// that drains: it is the desktop they left.
+    ///
+    /// # Errors
+    /// [`Code::NoHostAvailable`] when none is connected, [`Code::HostDraining`]
+    /// when all that are connected drain, else [`Code::PoolFull`].
+    pub fn reserve(&mut self, wish: &Wish, now: u64) -> Result<HostId, Code> {
+        if self.slots.contains_key(&wish.session) {
+            return Err(Code::RequestMalformed);
+        }
+        let rules = *self.pools.get(&wish.pool).ok_or(Code::ResourceUnknown)?;
+        let host = self.choose(wish, rules)?;
+        self.insert(
+            wish.session,
+            Slot {
+                phase: Phase::Reserved,
+                host: Some(host.clone()),
+                gateway: Some(wish.gateway.clone()),
+                user: Some(wish.user.clone()),
+                deadline: Some(now.saturating_add(self.rules.reservation_ms)),
+                adopted: false,
+            },
+        );
+        Ok(host)
+    }
+
+    fn choose(&self, wish: &Wish, rules: PoolRules) -> Result<HostId, Code> {
+        let connected: Vec<_> = self
+            .hosts
+            .iter()
+            .filter(|(_, host)| host.pool == wish.pool && host.connected)
+            .collect();
+        if connected.is_empty() {
+            return Err(Code::NoHostAvailable);
+        }
+        let has_room = |host: &Host| host.sessions < limit(host, rules);
+        let own: HashSet<&HostId> = self
+            .slots
+            .values()
+            .filter(|slot| slot.user.as_deref() == Some(wish.user.as_str()))
+            .filter_map(|slot| slot.host.as_ref())
+            .collect();
+        if let Some((name, _)) =
+            connected.iter().find(|(name, host)| own.contains(name) && has_room(host))
+        {
+            return Ok((*name).clone());
+        }
+        if connected.iter().all(|(_, host)| host.draining) {
+            return Err(Code::HostDraining);
+        }
+        let open = connected.iter().filter(|(_, host)| !host.draining && has_room(host));
+        let chosen = match rules.fill_order {
+            FillOrder::BreadthFirst => open.min_by_key(|(name, host)| (host.sessions, *name)),
+            FillOrder::DepthFirst => {
+                open.min_by_key(|(name, host)| (std::cmp::Reverse(host.sessions), *name))
+            }
+        };
+        chosen.map(|(name, _)| (*name).clone()).ok_or(Code::PoolFull)
+    }
+
+    /// The client has arrived at its gateway: the host may be ordered.
+    ///
+    /// # Errors
+    /// [`Code::ReservationExpired`] when this gateway holds no reservation for
+    /// the session; [`Code::HostGone`] when the host's channel is lost, and
+    /// then the place is free again.
+    pub fn begin_order(
+        &mut self,
+        session: SessionId,
+        gateway: &GatewayId,
+        now: u64,
+    ) -> Result<HostId, Code> {
+        let answer_by = now.saturating_add(self.rules.order_answer_ms);
+        let slot = self
+            .slots
+            .get_mut(&session)
+            .filter(|slot| slot.phase == Phase::Reserved)
+            .filter(|slot| slot.gateway.as_ref() == Some(gateway))
+            .filter(|slot| slot.deadline.is_some_and(|deadline| now < deadline))
+            .ok_or(Code::ReservationExpired)?;
+        let host = slot.host.clone().ok_or(Code::Internal)?;
+        if !self.hosts.get(&host).is_some_and(|host| host.connected) {
+            self.remove(session);
+            return Err(Code::HostGone);
+        }
+        slot.phase = Phase::Ordered;
+        slot.deadline = Some(answer_by);
+        Ok(host)
+    }
+
+    /// The host accepted the order. `false` when it was not asked, or too
+    /// late: then the host must be told that the order is void.
+    pub fn order_accepted(&mut self, session: SessionId, host: &HostId, now: u64) -> bool {
+        let start_by = now.saturating_add(self.rules.start_ms);
+        match self.slots.get_mut(&session) {
+            Some(slot) if slot.host.as_ref() == Some(host) => {
+                if slot.phase == Phase::Ordered {
+                    slot.phase = Phase::Accepted;
+                    slot.deadline = Some(start_by);
+                }
+                slot.phase != Phase::Reserved
+            }
+            _ => false,
+        }
+    }
+
+    /// The session's gateway relays. Its report may overtake the host's
+    /// answer. `false` when the session holds no place at this gateway: then
+    /// it must be ended there.
+    pub fn started(&mut self, session: SessionId, gateway: &GatewayId) -> bool {
+        match self.slots.get_mut(&session) {
+            Some(slot)
+                if slot.phase != Phase::Reserved && self.gateways_connected.contains(gateway) =>
+            {
+                if *slot.gateway.get_or_insert_with(|| gateway.clone()) != *gateway {
+                    return false;
+                }
+                slot.phase = Phase::Live;
+                slot.deadline = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The session is over, or came to nothing. Nothing happens the second
+    /// time.
+    pub fn release(&mut self, session: SessionId) -> Option<Slot> {
+        self.remove(session)
+    }
+
+    /// A host said hello: it is placeable, and `live` is all that it carries.
+    /// Returns the sessions that ended while nobody looked.
+    pub fn host_connected(
+        &mut self,
+        name: &HostId,
+        pool: &PoolId,
+        capacity: u32,
+        live: &[SessionId],
+        now: u64,
+    ) -> Vec<Freed> {
+        let mut freed = self.host_disconnected(name, now);
+        let host = self.hosts.entry(name.clone()).or_insert_with(|| Host {
+            pool: pool.clone(),
+            connected: true,
+            draining: false,
+            capacity,
+            sessions: 0,
+        });
+        host.pool = pool.clone();
+        host.connected = true;
+        host.capacity = capacity;
+
+        let carried: HashSet<_> = live.iter().copied().collect();
+        freed.extend(self.free_where(Code::HostGone, |session, slot| {
+            slot.phase == Phase::Live
+                && slot.host.as_ref() == Some(name)
+                && !carried.contains(&session)
+        }));
+        for session in carried {
+            match self.slots.get_mut(&session) {
+                None => self.insert(session, adopted(Some(name.clone()), None)),
+                Some(slot) if slot.host.is_none() => {
+                    slot.host = Some(name.clone());
+                    self.count(name, true);
+                }
+                Some(_) => {}
+            }
+        }
+        self.set_orphan_deadlines(now);
+        freed
+    }
+
+    /// A host's channel is lost. What was ordered and has not started is
+    /// returned as free: nobody will come. Live sessions go on without it.
+    pub fn host_disconnected(&mut self, name: &HostId, now: u64) -> Vec<Freed> {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.connected = false;
+        }
+        let freed = self.free_where(Code::HostGone, |_, slot| {
+            matches!(slot.phase, Phase::Ordered | Phase::Accepted)
+                && slot.host.as_ref() == Some(name)
+        });
+        self.set_orphan_deadlines(now);
+        freed
+    }
+
+    /// A gateway said hello; `live` is all that it relays.
+    pub fn gateway_connected(
+        &mut self,
+        name: &GatewayId,
+        live: &[SessionId],
+        now: u64,
+    ) -> Vec<Freed> {
+        self.gateways_connected.insert(name.clone());
+        let relayed: HashSet<_> = live.iter().copied().collect();
+        let freed = self.free_where(Code::SessionUnknown, |session, slot| {
+            slot.phase == Phase::Live
+                && slot.gateway.as_ref() == Some(name)
+                && !relayed.contains(&session)
+        });
+        for session in relayed {
+            match self.slots.get_mut(&session) {
+                None => self.insert(session, adopted(None, Some(name.clone()))),
+                Some(slot) if slot.gateway.as_ref().is_none_or(|known| known == name) => {
+                    slot.gateway = Some(name.clone());
+                    slot.phase = Phase::Live;
+                }
+                Some(_) => {}
+            }
+        }
+        self.set_orphan_deadlines(now);
+        freed
+    }
+
+    pub fn gateway_disconnected(&mut self, name: &GatewayId, now: u64) {
+        self.gateways_connected.remove(name);
+        self.set_orphan_deadlines(now);
+    }
+
+    /// Makes a host known that is enrolled but not connected.
+    pub fn host_known(&mut self, name: HostId, pool: PoolId) {
+        self.hosts.entry(name).or_insert(Host {
+            pool,
+            connected: false,
+            draining: false,
+            capacity: 0,
+            sessions: 0,
+        });
+    }
+
+    /// A draining host takes no new users. `false` when it is not known.
+    pub fn set_draining(&mut self, name: &HostId, draining: bool) -> bool {
+        let host = self.hosts.get_mut(name);
+        host.map(|host| host.draining = draining).is_some()
+    }
+
+    /// Frees every slot whose deadline has passed.
+    pub fn expire(&mut self, now: u64) -> Vec<Freed> {
+        let due: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.deadline.is_some_and(|deadline| deadline <= now))
+            .map(|(session, slot)| {
+                let code = match slot.phase {
+                    Phase::Reserved => Code::ReservationExpired,
+                    Phase::Ordered => Code::HostNoAnswer,
+                    Phase::Accepted => Code::HostDidNotArrive,
+                    Phase::Live => Code::HostGone,
+                };
+                (*session, code)
+            })
+            .collect();
+        due.into_iter()
+            .filter_map(|(session, code)| {
+                let slot = self.remove(session)?;
+                Some(Freed { session, slot, code })
+            })
+            .collect()
+    }
+
+    /// When [`expire`](Self::expire) has something to do next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.slots.values().filter_map(|slot| slot.deadline).min()
+    }
+
+    #[must_use]
+    pub fn slot(&self, session: SessionId) -> Option<&Slot> {
+        self.slots.get(&session)
+    }
+
+    pub fn slots(&self) -> impl Iterator<Item = (&SessionId, &Slot)> {
+        self.slots.iter()
+    }
+
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &Host)> {
+        self.hosts.iter()
+    }
+
+    /// How many sessions a host may carry; zero when its pool is not declared.
+    #[must_use]
+    pub fn limit_of(&self, host: &Host) -> u32 {
+        self.pools.get(&host.pool).map_or(0, |rules| limit(host, *rules))
+    }
+
+    /// Says what is wrong with the table. Tests ask after every step.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        for (name, host) in &self.hosts {
+            let here = || self.slots.values().filter(|slot| slot.host.as_ref() == Some(name));
+            let counted = here().count();
+            if counted != host.sessions as usize {
+                return Err(format!("{name} counts {}, has {counted}", host.sessions));
+            }
+            let placed = here().filter(|slot| !slot.adopted).count();
+            let limit = self.pools.get(&host.pool).map_or(0, |rules| rules.sessions_per_host_max);
+            if placed > limit as usize {
+                return Err(format!("{name} was given {placed} sessions, its limit is {limit}"));
+            }
+        }
+        for (session, slot) in &self.slots {
+            if slot.host.as_ref().is_some_and(|host| !self.hosts.contains_key(host)) {
+                return Err(format!("{session} sits on an unknown host"));
+            }
+            if slot.deadline.is_none() && !self.vouched(slot) {
+                return Err(format!("{session} would be held for ever: {slot:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody who is connected will tell when this session ends.
+    fn vouched(&self, slot: &Slot) -> bool {
+        slot.phase == Phase::Live
+            && (slot.gateway.as_ref().is_some_and(|name| self.gateways_connected.contains(name))
+                || slot
+                    .host
+                    .as_ref()
+                    .and_then(|name| self.hosts.get(name))
+                    .is_some_and(|host| host.connected))
+    }
+
+    fn set_orphan_deadlines(&mut self, now: u64) {
+        let give_up_at = now.saturating_add(self.rules.orphan_ms);
+        let live: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.phase == Phase::Live)
+            .map(|(session, slot)| (*session, self.vouched(slot)))
+            .collect();
+        for (session, vouched) in live {
+            if let Some(slot) = self.slots.get_mut(&session) {
+                slot.deadline = if vouched { None } else { slot.deadline.or(Some(give_up_at)) };
+            }
+        }
+    }
+
+    fn free_where(&mut self, code: Code, applies: impl Fn(SessionId, &Slot) -> bool) -> Vec<Freed> {
+        let sessions: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(session, slot)| applies(**session, slot))
+            .map(|(session, _)| *session)
+            .collect();
+        sessions
+            .into_iter()
+            .filter_map(|session| {
+                let slot = self.remove(session)?;
+                Some(Freed { session, slot, code })
+            })
+            .collect()
+    }
+
+    fn insert(&mut self, session: SessionId, slot: Slot) {
+        if let Some(host) = slot.host.clone() {
+            self.count(&host, true);
+        }
+        self.slots.insert(session, slot);
+    }
+
+    fn remove(&mut self, session: SessionId) -> Option<Slot> {
+        let slot = self.slots.remove(&session)?;
+        if let Some(host) = &slot.host {
+            self.count(host, false);
+        }
+        Some(slot)
+    }
+
+    fn count(&mut self, host: &HostId, up: bool) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.sessions =
+                if up { host.sessions.saturating_add(1) } else { host.sessions.saturating_sub(1) };
+        }
+    }
+}
+
+fn limit(host: &Host, rules: PoolRules) -> u32 {
+    match host.capacity {
+        0 => rules.sessions_per_host_max,
+        own => own.min(rules.sessions_per_host_max),
+    }
+}
+
+fn adopted(host: Option<HostId>, gateway: Option<GatewayId>) -> Slot {
+    Slot { phase: Phase::Live, host, gateway, user: None, deadline: None, adopted: true }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! The table under ordinary use, and under every order of messages.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const RULES: HoldRules = HoldRules {
+    reservation_ms: 30_000,
+    order_answer_ms: 1_000,
+    start_ms: 20_000,
+    orphan_ms: 300_000,
+};
+
+fn pool() -> PoolId {
+    "pool".parse().unwrap()
+}
+
+fn host(n: u8) -> HostId {
+    format!("host-{n}").parse().unwrap()
+}
+
+fn gateway(n: u8) -> GatewayId {
+    format!("gw-{n}").parse().unwrap()
+}
+
+fn session(n: u16) -> SessionId {
+    let mut id = [0; 16];
+    id[..2].copy_from_slice(&n.to_le_bytes());
+    SessionId(id)
+}
+
+fn wish(n: u16, user: &str) -> Wish {
+    Wish { session: session(n), user: user.into(), pool: pool(), gateway: gateway(0) }
+}
+
+fn table(fill_order: FillOrder, limit: u32, hosts: u8) -> HostTable {
+    let pools = [(pool(), PoolRules { fill_order, sessions_per_host_max: limit })].into();
+    let mut table = HostTable::new(RULES, pools);
+    for n in 0..hosts {
+        assert!(table.host_connected(&host(n), &pool(), 0, &[], 0).is_empty());
+    }
+    table.gateway_connected(&gateway(0), &[], 0);
+    table
+}
+
+fn live(table: &mut HostTable, n: u16, user: &str) -> HostId {
+    let host = table.reserve(&wish(n, user), 0).unwrap();
+    assert_eq!(table.begin_order(session(n), &gateway(0), 0), Ok(host.clone()));
+    assert!(table.order_accepted(session(n), &host, 0));
+    assert!(table.started(session(n), &gateway(0)));
+    host
+}
+
+#[test]
+fn breadth_first_spreads_and_depth_first_fills() {
+    let mut wide = table(FillOrder::BreadthFirst, 2, 3);
+    let spread: Vec<_> = (0..6).map(|n| wide.reserve(&wish(n, &format!("u{n}")), 0)).collect();
+    let names = [0, 1, 2, 0, 1, 2].map(|n| Ok(host(n)));
+    assert_eq!(spread, names);
+
+    let mut deep = table(FillOrder::DepthFirst, 2, 3);
+    let filled: Vec<_> = (0..6).map(|n| deep.reserve(&wish(n, &format!("u{n}")), 0)).collect();
+    assert_eq!(filled, [0, 0, 1, 1, 2, 2].map(|n| Ok(host(n))));
+    assert_eq!(deep.reserve(&wish(6, "u6"), 0), Err(Code::PoolFull));
+}
+
+#[test]
+fn each_refusal_says_what_is_missing() {
+    let mut table = table(FillOrder::BreadthFirst, 1, 2);
+    assert!(table.set_draining(&host(0), true));
+    assert_eq!(table.reserve(&wish(0, "a"), 0), Ok(host(1)));
+    assert_eq!(table.reserve(&wish(1, "b"), 0), Err(Code::PoolFull));
+    assert!(table.set_draining(&host(1), true));
+    assert_eq!(table.reserve(&wish(1, "b"), 0), Err(Code::HostDraining));
+    table.host_disconnected(&host(0), 0);
+    table.host_disconnected(&host(1), 0);
+    assert_eq!(table.reserve(&wish(1, "b"), 0), Err(Code::NoHostAvailable));
+    let elsewhere = Wish { pool: "other".parse().unwrap(), ..wish(1, "b") };
+    assert_eq!(table.reserve(&elsewhere, 0), Err(Code::ResourceUnknown));
+    assert!(!table.set_draining(&host(9), true));
+}
+
+#[test]
+fn the_hosts_own_limit_counts_too() {
+    let mut table = table(FillOrder::BreadthFirst, 10, 0);
+    table.host_connected(&host(0), &pool(), 1, &[], 0);
+    assert!(table.reserve(&wish(0, "a"), 0).is_ok());
+    assert_eq!(table.reserve(&wish(1, "b"), 0), Err(Code::PoolFull));
+}
+
+#[test]
+fn a_user_returns_to_their_desktop_even_while_it_drains() {
+    let mut table = table(FillOrder::BreadthFirst, 4, 3);
+    live(&mut table, 0, "other");
+    let home = live(&mut table, 1, "ann");
+    assert_eq!(home, host(1));
+    table.set_draining(&home, true);
+    assert_eq!(table.reserve(&wish(2, "ann"), 0), Ok(home));
+    assert_eq!(table.reserve(&wish(3, "bob"), 0), Ok(host(2)));
+}
+
+#[test]
+fn only_the_gateway_of_the_reservation_may_order_and_only_in_time() {
+    let mut table = table(FillOrder::BreadthFirst, 1, 1);
+    table.reserve(&wish(0, "a"), 0).unwrap();
+    assert_eq!(table.begin_order(session(0), &gateway(1), 1), Err(Code::ReservationExpired));
+    assert_eq!(table.begin_order(session(0), &gateway(0), 30_000), Err(Code::ReservationExpired));
+    assert_eq!(table.begin_order(session(0), &gateway(0), 29_999), Ok(host(0)));
+    let again = table.begin_order(session(0), &gateway(0), 29_999);
+    assert_eq!(again, Err(Code::ReservationExpired), "one order for one reservation");
+}
+
+#[test]
+fn every_wait_ends() {
+    let mut table = table(FillOrder::BreadthFirst, 3, 1);
+    for n in 0..3 {
+        table.reserve(&wish(n, &format!("u{n}")), 0).unwrap();
+    }
+    table.begin_order(session(1), &gateway(0), 0).unwrap();
+    table.begin_order(session(2), &gateway(0), 0).unwrap();
+    assert!(table.order_accepted(session(2), &host(0), 0));
+    let mut expired = Vec::new();
+    while let Some(deadline) = table.next_deadline() {
+        assert!(table.expire(deadline - 1).is_empty());
+        expired.extend(table.expire(deadline).into_iter().map(|f| (f.session, f.code)));
+        table.check_invariants().unwrap();
+    }
+    assert_eq!(
+        expired,
+        [
+            (session(1), Code::HostNoAnswer),
+            (session(2), Code::HostDidNotArrive),
+            (session(0), Code::ReservationExpired)
+        ]
+    );
+    assert!(!table.order_accepted(session(1), &host(0), 1_001), "the late answer is void");
+    assert!(!table.started(session(2), &gateway(0)), "the late start is void");
+}
+
+#[test]
+fn the_start_may_overtake_the_answer() {
+    let mut table = table(FillOrder::BreadthFirst, 1, 1);
+    table.reserve(&wish(0, "a"), 0).unwrap();
+    assert!(!table.started(session(0), &gateway(0)), "nothing was ordered yet");
+    table.begin_order(session(0), &gateway(0), 0).unwrap();
+    assert!(table.started(session(0), &gateway(0)));
+    assert!(table.order_accepted(session(0), &host(0), 5));
+    assert_eq!(table.slot(session(0)).unwrap().phase, Phase::Live);
+    assert_eq!(table.next_deadline(), None);
+}
+
+#[test]
+fn a_lost_host_gives_back_what_has_not_started_and_keeps_what_lives() {
+    let mut table = table(FillOrder::BreadthFirst, 3, 1);
+    live(&mut table, 0, "a");
+    table.reserve(&wish(1, "b"), 0).unwrap();
+    table.begin_order(session(1), &gateway(0), 0).unwrap();
+    table.reserve(&wish(2, "c"), 0).unwrap();
+    let freed = table.host_disconnected(&host(0), 10);
+    assert_eq!(freed.len(), 1);
+    assert_eq!((freed[0].session, freed[0].code), (session(1), Code::HostGone));
+    assert_eq!(table.begin_order(session(2), &gateway(0), 11), Err(Code::HostGone));
+    assert_eq!(table.hosts().next().unwrap().1.sessions, 1);
+    // It comes back without the session: that ended meanwhile.
+    let freed = table.host_connected(&host(0), &pool(), 0, &[], 20);
+    assert_eq!(freed.len(), 1);
+    assert_eq!(table.hosts().next().unwrap().1.sessions, 0);
+}
+
+#[test]
+fn hellos_rebuild_the_table_after_a_restart() {
+    let mut table = table(FillOrder::BreadthFirst, 2, 0);
+    table.gateway_connected(&gateway(0), &[session(0), session(1)], 0);
+    assert_eq!(table.slots().count(), 2);
+    assert!(table.host_connected(&host(0), &pool(), 0, &[session(0), session(1)], 0).is_empty());
+    assert_eq!(table.reserve(&wish(2, "c"), 0), Err(Code::PoolFull));
+    assert!(table.release(session(0)).is_some());
+    assert!(table.release(session(0)).is_none());
+    assert_eq!(table.reserve(&wish(2, "c"), 0), Ok(host(0)));
+    table.check_invariants().unwrap();
+}
+
+#[test]
+fn a_session_that_nobody_vouches_for_is_given_up_after_the_grace() {
+    let mut table = table(FillOrder::BreadthFirst, 1, 1);
+    live(&mut table, 0, "a");
+    table.gateway_disconnected(&gateway(0), 0);
+    assert_eq!(table.next_deadline(), None, "its host still vouches");
+    table.host_disconnected(&host(0), 100);
+    table.gateway_connected(&gateway(1), &[], 200);
+    assert_eq!(table.next_deadline(), Some(300_100), "another gateway changes nothing");
+    table.gateway_connected(&gateway(0), &[session(0)], 300);
+    assert_eq!(table.next_deadline(), None);
+    table.gateway_disconnected(&gateway(0), 400);
+    assert_eq!(table.expire(300_400).len(), 1);
+    assert_eq!(table.slots().count(), 0);
+}
+
+/// Everything that can reach the table, in any order.
+#[derive(Clone, Debug)]
+enum Event {
+    Reserve { session: u16, user: u8, gateway: u8 },
+    BeginOrder { session: u16, gateway: u8 },
+    Accepted { session: u16, host: u8 },
+    Started { session: u16, gateway: u8 },
+    Released { session: u16 },
+    HostHello { host: u8, capacity: u32, live: Vec<u16> },
+    HostLost { host: u8 },
+    GatewayHello { gateway: u8, live: Vec<u16> },
+    GatewayLost { gateway: u8 },
+    Drain { host: u8, draining: bool },
+    Wait { ms: u64 },
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let sessions = 0_u16..24;
+    let live = || prop::collection::vec(0_u16..24, 0..4);
+    prop_oneof![
+        4 => (sessions.clone(), 0_u8..6, 0_u8..2)
+            .prop_map(|(session, user, gateway)| Event::Reserve { session, user, gateway }),
+        4 => (sessions.clone(), 0_u8..2).prop_map(|(session, gateway)| Event::BeginOrder { session, gateway }),
+        3 => (sessions.clone(), 0_u8..3).prop_map(|(session, host)| Event::Accepted { session, host }),
+        3 => (sessions.clone(), 0_u8..2).prop_map(|(session, gateway)| Event::Started { session, gateway }),
+        2 => sessions.prop_map(|session| Event::Released { session }),
+        2 => (0_u8..3, 0_u32..4, live()).prop_map(|(host, capacity, live)| Event::HostHello { host, capacity, live }),
+        1 => (0_u8..3).prop_map(|host| Event::HostLost { host }),
+        1 => (0_u8..2, live()).prop_map(|(gateway, live)| Event::GatewayHello { gateway, live }),
+        1 => (0_u8..2).prop_map(|gateway| Event::GatewayLost { gateway }),
+        1 => (0_u8..3, any::<bool>()).prop_map(|(host, draining)| Event::Drain { host, draining }),
+        2 => (0_u64..40_000).prop_map(|ms| Event::Wait { ms }),
+    ]
+}
+
+fn apply(table: &mut HostTable, event: Event, now: &mut u64) {
+    let sessions = |live: Vec<u16>| live.into_iter().map(session).collect::<Vec<_>>();
+    match event {
+        Event::Reserve { session: n, user, gateway: g } => {
+            let wish = Wish { gateway: gateway(g), ..wish(n, &format!("user-{user}")) };
+            if let Ok(chosen) = table.reserve(&wish, *now) {
+                let (_, host) = table.hosts().find(|(name, _)| **name == chosen).unwrap();
+                assert!(host.connected && host.sessions <= table.limit_of(host), "{host:?}");
+            }
+        }
+        Event::BeginOrder { session: n, gateway: g } => {
+            let _refusal = table.begin_order(session(n), &gateway(g), *now);
+        }
+        Event::Accepted { session: n, host: h } => {
+            table.order_accepted(session(n), &host(h), *now);
+        }
+        Event::Started { session: n, gateway: g } => {
+            table.started(session(n), &gateway(g));
+        }
+        Event::Released { session: n } => {
+            table.release(session(n));
+            assert_eq!(table.release(session(n)), None);
+        }
+        Event::HostHello { host: h, capacity, live } => {
+            table.host_connected(&host(h), &pool(), capacity, &sessions(live), *now);
+        }
+        Event::HostLost { host: h } => {
+            table.host_disconnected(&host(h), *now);
+        }
+        Event::GatewayHello { gateway: g, live } => {
+            table.gateway_connected(&gateway(g), &sessions(live), *now);
+        }
+        Event::GatewayLost { gateway: g } => table.gateway_disconnected(&gateway(g), *now),
+        Event::Drain { host: h, draining } => {
+            table.set_draining(&host(h), draining);
+        }
+        Event::Wait { ms } => {
+            *now += ms;
+            table.expire(*now);
+            assert!(table.next_deadline().is_none_or(|deadline| deadline > *now));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_messages_leaves_the_table_right_and_every_slot_is_freed(
+        events in prop::collection::vec(any_event(), 0..200),
+        deep in any::<bool>(),
+    ) {
+        let fill_order = if deep { FillOrder::DepthFirst } else { FillOrder::BreadthFirst };
+        let mut table = table(fill_order, 3, 2);
+        let mut now = 0;
+        for event in events {
+            apply(&mut table, event.clone(), &mut now);
+            if let Err(problem) = table.check_invariants() {
+                prop_assert!(false, "after {event:?}: {problem}");
+            }
+        }
+        // Everybody leaves: nothing stays counted.
+        for n in 0..3 {
+            table.host_disconnected(&host(n), now);
+            table.gateway_disconnected(&gateway(n), now);
+        }
+        table.expire(now + RULES.orphan_ms + RULES.reservation_ms);
+        prop_assert_eq!(table.slots().count(), 0);
+        prop_assert!(table.hosts().all(|(_, host)| host.sessions == 0));
+        table.check_invariants().unwrap();
+    }
+}
