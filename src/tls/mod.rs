@@ -2,6 +2,7 @@
 //! after the handshake.
 
 pub mod identity;
+pub mod pinned_ca;
 pub mod settings;
 
 /// Makes aws-lc-rs the process-wide provider, for libraries that ask for one.
