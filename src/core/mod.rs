@@ -10,5 +10,6 @@ pub mod heartbeat;
 pub mod ids;
 pub mod pairing;
 pub mod placement;
+pub mod secret;
 pub mod selection;
 pub mod tickets;

@@ -114,7 +114,7 @@ impl HttpsClient {
         if response.status().is_success() {
             Ok(body.freeze())
         } else {
-            Err(fail(refusal(response.status().as_u16(), &body)))
+            Err(fail(refusal_of(response.status().as_u16(), &body)))
         }
     }
 
@@ -144,7 +144,7 @@ impl fmt::Debug for HttpsClient {
 }
 
 /// What an answer that is not a success says.
-pub(super) fn refusal(status: u16, body: &[u8]) -> DialErrorKind {
+pub(crate) fn refusal_of(status: u16, body: &[u8]) -> DialErrorKind {
     match serde_json::from_slice::<RefusalBody>(body) {
         Ok(body) => DialErrorKind::Refused(body.refusal),
         Err(_) => match serde_json::from_slice::<Refusal>(body) {

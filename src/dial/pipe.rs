@@ -113,7 +113,7 @@ where
     if stopped {
         // We end it on purpose: both sides are told so.
         let _best_effort = timeout(FAREWELL, async {
-            tokio::join!(a_write.shutdown(), b_write.shutdown());
+            let _both = tokio::join!(a_write.shutdown(), b_write.shutdown());
         })
         .await;
     }

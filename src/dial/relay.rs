@@ -109,7 +109,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>, request: &str) -> Result<Bytes, 
                 }
             }
             received.truncate(wanted);
-            Err(super::http::refusal(status, &received))
+            Err(super::http::refusal_of(status, &received))
         }
     }
 }

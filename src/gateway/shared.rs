@@ -17,7 +17,7 @@ use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::pairing::{PairingLimits, PairingTable};
 use crate::core::selection::Explain;
 use crate::core::tickets::{Claims, Role, TicketVerifier, UsedTickets};
-use crate::observe::timeline::Timeline;
+use crate::observe::timeline::{Teller, Timeline};
 use crate::wire::arm::RttSample;
 use crate::wire::channel::Placement;
 
@@ -117,17 +117,7 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
     pub broker_connected: AtomicBool,
     pub counters: LobbyCounters,
-    pub timeline: TimelineSlot,
-}
-
-/// A timeline, if anybody watches.
-#[derive(Clone, Default)]
-pub struct TimelineSlot(pub Option<Timeline>);
-
-impl std::fmt::Debug for TimelineSlot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "watched" } else { "unwatched" })
-    }
+    pub teller: Teller,
 }
 
 /// The requests' receiving end, for the control thread.
@@ -161,7 +151,7 @@ impl Shared {
             phase,
             broker_connected: AtomicBool::new(false),
             counters: LobbyCounters::default(),
-            timeline: TimelineSlot(timeline),
+            teller: Teller::new("gateway", timeline),
         };
         (Arc::new(shared), receiver)
     }

@@ -1,5 +1,6 @@
 //! Encodes and decodes. Bytes in, values out; no I/O.
 
+pub mod admin;
 pub mod arm;
 pub mod channel;
 pub mod enroll;

@@ -13,7 +13,6 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, SessionId};
 use crate::core::selection::{Explain, SelectionRules, select};
 use crate::gateway::shared::{PlaceQuestion, Placed, Shared};
-use crate::observe::timeline::mark;
 use crate::wire::channel::{GatewayToBroker, PlaceRequest, Placement};
 
 /// Questions to the broker that may be open at once.
@@ -120,12 +119,7 @@ impl Control {
             step = 7, %session, chosen = %gateway, candidates = candidates.len(),
             "Selected a gateway"
         );
-        mark(
-            self.shared.timeline.0.as_ref(),
-            7,
-            Some(session),
-            "gateway",
-            format!("{gateway} selected of {}", candidates.len()),
+        self.shared.teller.tell(7, Some(session), format!("{gateway} selected of {}", candidates.len()),
         );
         let number = match self.pending.number() {
             Ok(number) => number,

@@ -15,7 +15,6 @@ use super::waiting;
 use crate::core::codes::{Code, Refusal};
 use crate::core::tickets::Role;
 use crate::gateway::shared::{PlaceQuestion, Placed, Request};
-use crate::observe::timeline::mark;
 use crate::wire::arm::{ConnectionRequest, ConnectionResponse, RingwayDetails};
 use crate::wire::http_head::{self, HeadStatus, RequestHead};
 use crate::wire::relay_answer;
@@ -145,7 +144,7 @@ async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, 
     if shared.is_draining() {
         return Err(Code::GatewayDraining.into());
     }
-    mark(shared.timeline.0.as_ref(), 7, None, "gateway", format!("asked at {}", shared.id));
+    shared.teller.tell(7, None, format!("asked at {}", shared.id));
     let (answer_to, answered) = oneshot::channel();
     shared.ask(Request::Place {
         question: PlaceQuestion {

@@ -13,7 +13,6 @@ use crate::core::ids::SessionId;
 use crate::core::tickets::Claims;
 use crate::gateway::relay::{Command, Leg, Session, SessionCounters};
 use crate::gateway::shared::{LiveEntry, Request, Shared, Wake, lock};
-use crate::observe::timeline::mark;
 use crate::wire::{http_head, relay_answer};
 
 /// A client with a good ticket: ask for its host, wait, hand both over.
@@ -27,7 +26,7 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
         lock(&shared.pairing).take(session);
         return connection.refuse(&code.into()).await;
     }
-    mark(shared.timeline.0.as_ref(), 8, Some(session), "gateway", "ticket verified, broker asked");
+    shared.teller.tell(8, Some(session), "ticket verified, broker asked");
 
     let limit = Duration::from_millis(shared.config.limits.pair_timeout_ms);
     let deadline = sleep_until(Instant::now() + limit);
@@ -68,7 +67,7 @@ pub async fn join_client(mut connection: Connection, claims: Claims) {
     let Some(waker) = lock(&shared.pairing).take(claims.session) else {
         return connection.refuse(&Code::SessionUnknown.into()).await;
     };
-    mark(shared.timeline.0.as_ref(), 10, Some(claims.session), "gateway", "host leg admitted");
+    shared.teller.tell(10, Some(claims.session), "host leg admitted");
     let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
     let wake = match switched.and_then(|()| connection.into_leg()) {
         Ok(leg) => Wake::Host(Box::new(leg)),
@@ -99,7 +98,7 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) {
         tracing::warn!(%session, "The control thread is behind; the broker learns late of a session");
     }
     tracing::info!(step = 11, %session, host = %claims.host, worker = index, "Relaying");
-    mark(shared.timeline.0.as_ref(), 11, Some(session), "gateway", "both legs in, relaying");
+    shared.teller.tell(11, Some(session), "both legs in, relaying");
     let session_data = Session { id: session, host_id: claims.host, client, host, counters };
     if worker.tell(Command::Start(Box::new(session_data))).is_err() {
         lock(&shared.live).remove(&session);

@@ -1,0 +1,102 @@
+//! What `ringway ctl sessions` and `explain` show: each session's story, also
+//! for a while after its end.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::Judged;
+use crate::core::clock::UnixMillis;
+use crate::core::ids::{HostId, SessionId};
+use crate::core::placement::Slot;
+use crate::core::selection::Explain;
+use crate::wire::admin::SessionView;
+
+/// Sessions that are over and still explained.
+const ENDED_MAX: usize = 4_096;
+
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    by_session: HashMap<SessionId, Record>,
+    ended: VecDeque<SessionId>,
+}
+
+#[derive(Debug)]
+struct Record {
+    view: SessionView,
+    explain: Explain,
+}
+
+impl Records {
+    pub(super) fn placed(&mut self, judged: Judged, host: HostId) {
+        let view = SessionView {
+            user: Some(judged.user),
+            resource: Some(judged.resource.to_string()),
+            client_address: Some(judged.client_address),
+            host: Some(host),
+            gateway: Some(judged.gateway),
+            placed_at: Some(UnixMillis::now()),
+            ..blank(judged.session)
+        };
+        self.by_session.insert(judged.session, Record { view, explain: judged.explain });
+    }
+
+    pub(super) fn started(&mut self, session: SessionId) {
+        if let Some(record) = self.by_session.get_mut(&session) {
+            record.view.started_at.get_or_insert_with(UnixMillis::now);
+        }
+    }
+
+    /// Only the first end counts.
+    pub(super) fn ended(&mut self, session: SessionId, why: &str, bytes: Option<(u64, u64)>) {
+        let Some(record) = self.by_session.get_mut(&session) else { return };
+        if record.view.ended_at.is_some() {
+            return;
+        }
+        record.view.ended_at = Some(UnixMillis::now());
+        record.view.end = Some(why.to_owned());
+        (record.view.bytes_up, record.view.bytes_down) = bytes.unwrap_or_default();
+        self.ended.push_back(session);
+        if self.ended.len() > ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.by_session.remove(&oldest);
+        }
+    }
+
+    /// The session as it is now: what the table knows wins. `None` for one
+    /// that neither the table nor the records know.
+    pub(super) fn view(
+        &self,
+        session: SessionId,
+        slot: Option<&Slot>,
+    ) -> Option<(SessionView, Explain)> {
+        let record = self.by_session.get(&session);
+        if record.is_none() && slot.is_none() {
+            return None;
+        }
+        let mut view = record.map_or_else(|| blank(session), |record| record.view.clone());
+        if let Some(slot) = slot {
+            view.phase = Some(slot.phase);
+            view.host = slot.host.clone().or(view.host);
+            view.gateway = slot.gateway.clone().or(view.gateway);
+        }
+        Some((view, record.map(|record| record.explain.clone()).unwrap_or_default()))
+    }
+}
+
+fn blank(session: SessionId) -> SessionView {
+    SessionView {
+        session,
+        phase: None,
+        user: None,
+        resource: None,
+        client_address: None,
+        host: None,
+        gateway: None,
+        placed_at: None,
+        started_at: None,
+        ended_at: None,
+        end: None,
+        bytes_up: 0,
+        bytes_down: 0,
+    }
+}

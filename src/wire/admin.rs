@@ -1,0 +1,154 @@
+//! The admin socket: one JSON line asks, one JSON line answers.
+//!
+//! The file permissions of the socket are the access control. Adding a request
+//! or a field with a default is compatible.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::clock::UnixMillis;
+use crate::core::codes::Refusal;
+use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::core::placement::Phase;
+use crate::core::selection::Explain;
+
+use super::enroll::MachineRole;
+
+/// A longer line is not read, in either direction.
+pub const LINE_LENGTH_MAX: u64 = 16 * 1024 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdminRequest {
+    Status,
+    Hosts,
+    Gateways,
+    Sessions,
+    /// Why this session is where it is; works for a while after its end.
+    Explain {
+        session: SessionId,
+    },
+    /// Take no new users on a host, or take them again.
+    Drain {
+        host: HostId,
+        #[serde(default)]
+        undo: bool,
+    },
+    CreateToken {
+        role: MachineRole,
+        pool: Option<PoolId>,
+        ttl_ms: u64,
+        uses: u32,
+    },
+    Tokens,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum AdminResponse {
+    Status(StatusView),
+    Hosts { hosts: Vec<HostView> },
+    Gateways { gateways: Vec<GatewayView> },
+    Sessions { sessions: Vec<SessionView> },
+    Explained { session: SessionView, explain: Explain },
+    Token(TokenView),
+    Tokens { tokens: Vec<TokenListing> },
+    Done,
+    Refused { refusal: Refusal },
+    /// The request makes no sense here.
+    Invalid { problem: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    pub role: String,
+    pub version: String,
+    pub address: String,
+    pub public_url: String,
+    pub started_at: UnixMillis,
+    pub hosts_connected: u32,
+    pub gateways_connected: u32,
+    pub sessions: u32,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BrokerSnapshot {
+    pub hosts: Vec<HostView>,
+    pub gateways: Vec<GatewayView>,
+    pub sessions: Vec<SessionView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostView {
+    pub host: HostId,
+    pub pool: PoolId,
+    pub connected: bool,
+    pub draining: bool,
+    pub sessions: u32,
+    pub sessions_max: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayView {
+    pub gateway: GatewayId,
+    pub url: String,
+    pub connections: u32,
+    pub waiting: u32,
+    pub in_flight: u32,
+    pub capacity: u32,
+    pub draining: bool,
+    /// Age of the load report.
+    pub age_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    pub session: SessionId,
+    /// Absent when the session is over.
+    pub phase: Option<Phase>,
+    pub user: Option<String>,
+    pub resource: Option<String>,
+    pub client_address: Option<String>,
+    pub host: Option<HostId>,
+    pub gateway: Option<GatewayId>,
+    pub placed_at: Option<UnixMillis>,
+    pub started_at: Option<UnixMillis>,
+    pub ended_at: Option<UnixMillis>,
+    /// Why it ended.
+    pub end: Option<String>,
+    #[serde(default)]
+    pub bytes_up: u64,
+    #[serde(default)]
+    pub bytes_down: u64,
+}
+
+/// A new enrolment token: shown once, stored nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    pub token: String,
+    pub role: MachineRole,
+    pub pool: Option<PoolId>,
+    pub expires_at: UnixMillis,
+    pub uses: u32,
+    pub broker_url: String,
+}
+
+impl std::fmt::Debug for TokenView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenView")
+            .field("role", &self.role)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token that can still be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenListing {
+    /// First digits of its hash, to tell tokens apart.
+    pub id: String,
+    pub role: MachineRole,
+    pub pool: Option<PoolId>,
+    pub expires_at: UnixMillis,
+    pub uses_left: u32,
+}

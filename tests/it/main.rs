@@ -1,0 +1,12 @@
+//! Behaviour of the whole: one module per behaviour, one binary, so that
+//! linking happens once.
+
+// `cfg(test)` tells clippy that panicking is how these modules fail.
+#[cfg(test)]
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(test)]
+mod rdp_command;
+#[cfg(test)]
+mod systemd_units;

@@ -1,0 +1,3 @@
+//! The harness: real programs and fake parties around Ringway.
+
+pub mod programs;
