@@ -45,6 +45,8 @@ pub const OUTGOING_LIMIT: usize = 512 * 1024;
 pub enum TlsError {
     #[error("the TLS handshake failed: {0}")]
     Handshake(#[from] rustls::Error),
+    #[error("a TLS handshake message does not fit into {limit} bytes of records")]
+    HandshakeTooLong { limit: usize },
     #[error("the peer closed during the TLS handshake")]
     ClosedInHandshake,
     #[error("the peer gave up with TLS alert {description}")]
@@ -164,6 +166,10 @@ impl<C: Unbuffered> Handshake<C> {
         }
         self.incoming.extend_from_slice(ciphertext);
         self.shake_hands()?;
+        if matches!(self.stage, Stage::Shaking(_)) && self.room() == 0 {
+            self.stage = Stage::Failed;
+            return Err(TlsError::HandshakeTooLong { limit: INCOMING_LIMIT });
+        }
         self.open_records()
     }
 
@@ -294,8 +300,14 @@ impl<C: Unbuffered> Handshake<C> {
                 }
                 Ok(Step::Done) => self.take_keys()?,
                 Err(error) => {
-                    // The alert that rustls has queued for the peer.
-                    while let (_, Ok(Step::Again)) = connection.step(&mut [], &mut self.outgoing) {}
+                    // Fetch the alert for the peer, and nothing else: rustls must
+                    // not look again at what it has refused, or it panics.
+                    while connection.common().wants_write() {
+                        let (_, Ok(Step::Again)) = connection.step(&mut [], &mut self.outgoing)
+                        else {
+                            break;
+                        };
+                    }
                     self.stage = Stage::Failed;
                     return Err(error);
                 }
@@ -345,6 +357,11 @@ impl<C: Unbuffered> Handshake<C> {
         let (records, _) = &mut **established;
         let mut opened_len = 0;
         let result = loop {
+            if records.peer_closed() {
+                // What comes after it is ignored (RFC 8446 6.1).
+                opened_len = self.incoming.len();
+                break Ok(());
+            }
             if self.plaintext.len() >= PLAINTEXT_LIMIT {
                 break Ok(());
             }
@@ -362,9 +379,7 @@ impl<C: Unbuffered> Handshake<C> {
             let data_len = if let Ok(Opened::Data { len }) = opened { len } else { 0 };
             self.plaintext.truncate(start + data_len);
             match opened {
-                Ok(Opened::Data { .. } | Opened::Control) => {}
-                // What comes after it is ignored (RFC 8446 6.1).
-                Ok(Opened::CloseNotify) => opened_len = self.incoming.len(),
+                Ok(Opened::Data { .. } | Opened::Control | Opened::CloseNotify) => {}
                 Ok(Opened::Alert { description, .. }) => {
                     break Err(TlsError::PeerAlert { description });
                 }
@@ -372,12 +387,12 @@ impl<C: Unbuffered> Handshake<C> {
             }
         };
         self.incoming.drain(..opened_len.min(self.incoming.len()));
-        if let Err(TlsError::Record(error)) = &result {
-            if let Some(description) = error.alert() {
-                let _sent_already = append(&mut self.outgoing, CONTROL_RECORD_LEN, |out| {
-                    records.seal_alert(out, description)
-                });
-            }
+        if let Err(TlsError::Record(error)) = &result
+            && let Some(description) = error.alert()
+        {
+            let _sent_already = append(&mut self.outgoing, CONTROL_RECORD_LEN, |out| {
+                records.seal_alert(out, description)
+            });
         }
         if result.is_err() {
             self.stage = Stage::Failed;

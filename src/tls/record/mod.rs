@@ -164,11 +164,11 @@ impl RecordLayer {
     }
 
     /// A key update must be sealed before the next data: the peer asked for it,
-    /// or our key nears its limit. One load and compare; ask before every
+    /// or our key nears its limit. Costs next to nothing; ask before every
     /// [`seal_in_place`](Self::seal_in_place).
     #[must_use]
     pub fn wants_key_update(&self) -> bool {
-        self.key_update_owed() || self.sealer.near_limit()
+        !self.closed() && (self.key_update_owed() || self.sealer.near_limit())
     }
 
     /// The peer asked for a key update and has not got it yet.

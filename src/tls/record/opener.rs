@@ -72,6 +72,11 @@ impl Opener {
         self.protection = protection;
     }
 
+    #[cfg(test)]
+    pub(super) const fn protection(&mut self) -> &mut Protection {
+        &mut self.protection
+    }
+
     pub(super) fn fail(&mut self, error: RecordError) -> RecordError {
         self.end = Some(Err(error));
         error

@@ -103,7 +103,7 @@ impl Protection {
     }
 
     #[cfg(test)]
-    pub(super) fn set_sequence(&mut self, sequence: u64) {
+    pub(super) const fn set_sequence(&mut self, sequence: u64) {
         self.sequence = sequence;
     }
 
@@ -207,6 +207,28 @@ impl Protection {
         done.map_err(|_| RecordError::Keys)?;
         self.sequence += 1;
         Ok(total_len)
+    }
+
+    /// Seals whatever a bad peer might: any outer type and, under TLS 1.3, the
+    /// whole inner plaintext with type and padding, of any length.
+    #[cfg(test)]
+    pub(super) fn forge(&mut self, outer: u8, inner: &[u8]) -> Vec<u8> {
+        let nonce = self.nonce();
+        let mut payload = inner.to_vec();
+        let explicit = nonce.as_ref()[4..4 + self.scheme.explicit_nonce_len()].to_vec();
+        let length = u16::try_from(explicit.len() + inner.len() + TAG_LEN).unwrap();
+        let [high, low] = length.to_be_bytes();
+        let header = [outer, 3, 3, high, low];
+        let aad = match self.scheme {
+            Scheme::Tls13 => header.to_vec(),
+            Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
+                let [high, low] = u16::try_from(inner.len()).unwrap().to_be_bytes();
+                [&self.sequence.to_be_bytes()[..], &[outer, 3, 3, high, low]].concat()
+            }
+        };
+        self.key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut payload).unwrap();
+        self.sequence += 1;
+        [&header[..], &explicit, &payload].concat()
     }
 
     fn nonce(&self) -> Nonce {

@@ -97,15 +97,10 @@ impl Sealer {
         Ok(len)
     }
 
+    /// For forging what a bad peer might send.
     #[cfg(test)]
-    pub(super) fn set_sequence(&mut self, sequence: u64) {
-        self.protection.set_sequence(sequence);
-    }
-
-    /// Seals any content, for forging what a bad peer might send.
-    #[cfg(test)]
-    pub(super) fn forge(&mut self, kind: ContentType, out: &mut [u8], content: &[u8]) -> usize {
-        self.message(kind, out, content).unwrap()
+    pub(super) const fn protection(&mut self) -> &mut Protection {
+        &mut self.protection
     }
 
     fn message(

@@ -2,6 +2,7 @@
 //! against forged records. Here: how the tests shake hands and move bytes.
 
 mod forged;
+mod handshake;
 mod openssl_peer;
 mod rustls_peer;
 
