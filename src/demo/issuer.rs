@@ -186,7 +186,7 @@ enum AuthorizationError {
     /// Whoever sent it must not be redirected (RFC 6749 4.1.2.1).
     Untrusted(&'static str),
     /// The client is told through its redirect address.
-    Told(&'static str),
+    Told(Url, &'static str),
 }
 
 /// Judges a request and returns where the answer goes.
@@ -204,15 +204,15 @@ fn judge(request: &AuthorizationRequest, client_id: &str) -> Result<Url, Authori
         return Err(Untrusted("state or nonce is too long"));
     }
     if request.response_type != "code" {
-        return Err(Told("unsupported_response_type"));
+        return Err(Told(redirect, "unsupported_response_type"));
     }
     if !request.scope.split(' ').any(|scope| scope == "openid") {
-        return Err(Told("invalid_scope"));
+        return Err(Told(redirect, "invalid_scope"));
     }
     let is_pkce =
         request.code_challenge_method == "S256" && grants::is_challenge(&request.code_challenge);
     if !is_pkce {
-        return Err(Told("invalid_request"));
+        return Err(Told(redirect, "invalid_request"));
     }
     Ok(redirect)
 }
@@ -231,14 +231,11 @@ async fn authorize(
 ) -> Response {
     let answered = match judge(&request, &desk.settings.client_id) {
         Ok(redirect) => issue_code(&desk, &request).map(|code| (redirect, ("code", code))),
+        Err(AuthorizationError::Told(redirect, error)) => {
+            Ok((redirect, ("error", error.to_owned())))
+        }
         Err(AuthorizationError::Untrusted(why)) => {
             return refuse(StatusCode::BAD_REQUEST, "invalid_request", why);
-        }
-        Err(AuthorizationError::Told(error)) => {
-            let Some(redirect) = loopback_redirect(&request.redirect_uri) else {
-                return refuse(StatusCode::BAD_REQUEST, "invalid_request", error);
-            };
-            Ok((redirect, ("error", error.to_owned())))
         }
     };
     let (mut redirect, (name, value)) = match answered {
@@ -422,8 +419,10 @@ mod tests {
                 "invalid_request",
             ),
         ];
+        let redirect = Url::parse(&request().redirect_uri).unwrap();
         for (request, error) in told {
-            assert_eq!(judge(&request, "client"), Err(AuthorizationError::Told(error)));
+            let expected = AuthorizationError::Told(redirect.clone(), error);
+            assert_eq!(judge(&request, "client"), Err(expected));
         }
     }
 }

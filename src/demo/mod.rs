@@ -12,6 +12,7 @@ pub mod rdp_client;
 pub mod rdp_host;
 pub mod report;
 pub mod sign_in;
+pub mod style;
 pub mod tokens;
 
 #[derive(Debug, clap::Args)]
