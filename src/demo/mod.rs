@@ -5,12 +5,15 @@
 use std::process::ExitCode;
 
 pub mod grants;
+pub mod https;
 pub mod issuer;
 pub mod picture;
 pub mod rdp_client;
 pub mod rdp_host;
 pub mod report;
 pub mod sign_in;
+pub mod style;
+pub mod tokens;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}

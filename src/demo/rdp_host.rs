@@ -35,8 +35,6 @@ pub const HOST_NAME: &str = "ringway-demo-host";
 
 /// Sessions at once; each costs about 6 MB for the picture as last sent.
 pub const SESSIONS_MAX: usize = 64;
-/// Sessions handed over and not yet begun.
-const HANDED_OVER_MAX: usize = 16;
 /// Bytes in the pipe per direction before the writer waits.
 const PIPE_CAPACITY_BYTES: usize = 64 * 1024;
 /// From the first byte to the end of RDP's connection sequence.
@@ -97,7 +95,7 @@ impl DemoHost {
             .enable_time()
             .max_blocking_threads(ENCODER_THREADS_MAX)
             .build()?;
-        let (sessions, new_sessions) = mpsc::channel(HANDED_OVER_MAX);
+        let (sessions, new_sessions) = mpsc::channel(SESSIONS_MAX);
         let (stop, stopped) = watch::channel(false);
         let thread = std::thread::Builder::new().name("demo-host".to_owned()).spawn(move || {
             LocalSet::new().block_on(&runtime, serve_all(party, new_sessions, stopped));
@@ -344,4 +342,48 @@ fn update(scene: &Scene, part: Rect) -> Option<DisplayUpdate> {
         data: scene.paint_bgra(part).into(),
         stride: NonZeroUsize::new(usize::from(part.width) * 4)?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::demo::rdp_client::{self, ClientSettings};
+
+    #[tokio::test]
+    async fn a_full_host_says_so_and_gets_its_places_back() {
+        let host = DemoHost::start("demo", "secret").unwrap();
+        let sessions: Vec<_> = (0..SESSIONS_MAX).map(|_| host.connect().unwrap()).collect();
+        let full = host.connect().unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        drop(sessions);
+        let free_again = async {
+            while host.connect().is_err() {
+                tokio::time::sleep(ms(5)).await;
+            }
+        };
+        tokio::time::timeout(ms(10_000), free_again).await.unwrap();
+        host.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn garbage_ends_its_own_session_only() {
+        let host = DemoHost::start("demo", "secret").unwrap();
+        let bystander = host.connect().unwrap();
+        let mut garbage = host.connect().unwrap();
+        garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(ms(10_000), garbage.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "the host kept a connection that is no RDP");
+        let settings = ClientSettings {
+            user: "demo".into(),
+            password: Zeroizing::new("secret".into()),
+            host_certificate: host.certificate_der().clone(),
+            host_name: HOST_NAME.into(),
+            deadline_ms: 60_000,
+        };
+        assert!(rdp_client::watch(bystander, &settings).await.unwrap().pixels_verified);
+        host.shutdown().await;
+    }
 }
