@@ -1,12 +1,231 @@
-//! The gateway.
+//! The gateway: relays sessions between clients and session hosts that both
+//! dialled in. It dials nobody but its broker and, to measure, other gateways.
+//!
+//! Three kinds of thread (see `LIFECYCLE.md`): [`lobby`] greets, [`relay`]
+//! relays, [`control`] talks to the broker.
 
-use std::path::Path;
-use std::process::ExitCode;
-
+pub mod control;
 pub mod lobby;
 pub mod relay;
 pub mod shared;
 
-pub fn run(_config: &Path) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use self::control::{Parts, Question};
+use self::relay::ring::RingSettings;
+use self::relay::{Command, Events, RelayWorker, WorkerSettings};
+use self::shared::{Phase, Shared};
+use crate::channel::client::ChannelSettings;
+use crate::channel::enroll::Enrolment;
+use crate::config::gateway::GatewayConfig;
+use crate::dial::{DialLimits, Dialer};
+use crate::observe::close_reason::CloseReason;
+use crate::observe::timeline::Timeline;
+use crate::tls::identity::{read_chain, read_key, read_roots};
+use crate::wire::enroll::MachineRole;
+
+/// Questions to the control thread that may wait.
+const QUESTIONS_MAX: usize = 64;
+/// How often a stopping gateway looks whether its sessions are gone.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// What delivering the last bytes may take beyond its own limit.
+const STOP_MARGIN: Duration = Duration::from_secs(2);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    questions: mpsc::Sender<Question>,
+    phase_changes: mpsc::Sender<Phase>,
+    lobby: Vec<JoinHandle<()>>,
+    control: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Gateway {
+    /// Starts all threads and opens the port. The broker need not be there
+    /// yet: until it is, clients are told so.
+    ///
+    /// # Errors
+    /// Whatever keeps it from working: enrolment, certificates, the port, the
+    /// kernel's io_uring.
+    pub fn start(config: GatewayConfig, timeline: Option<Timeline>) -> anyhow::Result<Self> {
+        let enrolment = Enrolment::load_as(&config.state_dir, MachineRole::Gateway)?;
+        let id = enrolment.record.name.parse().context("the name in the enrolment")?;
+        let tls = server_tls(&config, &enrolment)?;
+        let channel = channel_settings(&config, &enrolment)?;
+        let prober = prober(&config, &enrolment)?;
+
+        let listeners = lobby::bind(config.listen, config.threads.lobby_threads)
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listeners.first().context("no listener")?.local_addr()?;
+        let events = Events::new()?;
+        let workers = start_workers(&config, &events)?;
+        let (phase, phase_seen) = watch::channel(Phase::Running);
+        let (shared, requests) = Shared::new(id, config, tls, workers, phase_seen, timeline);
+
+        let (questions, questions_asked) = mpsc::channel(QUESTIONS_MAX);
+        let (phase_changes, changes) = mpsc::channel(4);
+        let parts = Parts {
+            shared: Arc::clone(&shared),
+            requests,
+            questions: questions_asked,
+            events,
+            channel,
+            prober,
+            phase_changes: changes,
+            phase,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let control = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || runtime.block_on(control::run(parts)))?;
+        let lobby = lobby::start(listeners, &shared)?;
+        tracing::info!(gateway = %shared.id, %address, url = shared.config.url, "Gateway started");
+        Ok(Self { address, shared, questions, phase_changes, lobby, control })
+    }
+
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Counters and tables, for whoever shows them.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Asks the control thread.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> anyhow::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.questions.send(question(answer)).await.context("the control thread has ended")?;
+        answered.await.context("the control thread has ended")
+    }
+
+    /// Ends in good order: no new legs from now on, live sessions go on for
+    /// `grace`, what is left ends with one reason, and all threads are joined.
+    pub async fn shutdown(self, grace: Duration) {
+        let _ = self.phase_changes.send(Phase::Draining).await;
+        let deadline = Instant::now() + grace;
+        while self.shared.sessions() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_POLL).await;
+        }
+        for worker in &self.shared.workers {
+            // A full queue drains within a turn of the worker.
+            while worker.tell(Command::Stop(CloseReason::GatewayShutdown)).is_err() {
+                sleep(DRAIN_POLL).await;
+            }
+        }
+        let limit = Duration::from_millis(self.shared.config.limits.drain_output_ms) + STOP_MARGIN;
+        let deadline = Instant::now() + limit;
+        while self.shared.sessions() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_POLL).await;
+        }
+        let _ = self.phase_changes.send(Phase::Stopped).await;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in self.lobby {
+                if thread.join().is_err() {
+                    tracing::error!("A lobby thread panicked");
+                }
+            }
+            match self.control.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "The control thread failed"),
+                Err(_) => tracing::error!("The control thread panicked"),
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("Joining the gateway's threads failed");
+        }
+    }
+}
+
+/// The certificate of the TLS port: configured, or the one from enrolment.
+fn server_tls(config: &GatewayConfig, enrolment: &Enrolment) -> anyhow::Result<ServerConfig> {
+    let (chain, key) = match (&config.tls_certificate, &config.tls_key) {
+        (Some(chain), Some(key)) => (read_chain(chain)?, read_key(key)?),
+        _ => (enrolment.chain.clone(), enrolment.key()?),
+    };
+    config.tls.server(chain, key).context("the gateway's certificate and key")
+}
+
+fn channel_settings(
+    config: &GatewayConfig,
+    enrolment: &Enrolment,
+) -> anyhow::Result<ChannelSettings> {
+    let broker = enrolment.record.broker_url.parse().context("the broker's URL")?;
+    let dialer = Dialer::new(enrolment.client_tls(config.tls)?, DialLimits::default());
+    let mut settings = ChannelSettings::new(broker, dialer, MachineRole::Gateway);
+    settings.rules.heartbeat_interval_ms = config.channel.heartbeat_interval_ms;
+    settings.rules.heartbeat_timeout_ms = config.channel.heartbeat_timeout_ms;
+    settings.backoff_base_ms = config.channel.reconnect_base_ms;
+    settings.backoff_cap_ms = config.channel.reconnect_cap_ms;
+    Ok(settings)
+}
+
+fn prober(config: &GatewayConfig, enrolment: &Enrolment) -> anyhow::Result<Dialer> {
+    let mut roots = enrolment.roots.clone();
+    roots.extend(read_roots(config.peer_ca.as_deref())?.roots);
+    Ok(Dialer::new(config.tls.client(roots)?, DialLimits::default()))
+}
+
+fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<RelayWorker>> {
+    let count = config.relay_workers();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (0..count)
+        .map(|index| {
+            let settings = WorkerSettings {
+                index,
+                core: config.threads.pin.then_some(index % cores),
+                ring: RingSettings {
+                    rx_buffers: config.threads.rx_buffers,
+                    ..RingSettings::default()
+                },
+                output_slots: config.threads.output_slots as usize,
+                limits: config.limits,
+            };
+            Ok(RelayWorker::start(settings, events)?)
+        })
+        .collect()
+}
+
+/// `ringway gateway --config FILE`
+pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = crate::config::read(path)?
+        .gateway
+        .ok_or_else(|| crate::config::ConfigError::NoRole { path: path.into(), role: "gateway" })?;
+    config.check(path)?;
+    let sessions = u64::from(config.limits.sessions_max);
+    tracing::info!(
+        sessions_max = sessions,
+        memory_mib = config.memory_bytes(sessions) / (1024 * 1024),
+        workers = config.relay_workers(),
+        "Memory needed at most, besides the kernel's socket buffers"
+    );
+    let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let gateway = Gateway::start(config, None)?;
+        println!("listening on {}", gateway.address());
+        crate::observe::service::run_until_stopped().await?;
+        gateway.shutdown(grace).await;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -3,4 +3,5 @@
 pub mod close_reason;
 pub mod histograms;
 pub mod log;
+pub mod service;
 pub mod timeline;

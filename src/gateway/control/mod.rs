@@ -5,7 +5,6 @@
 //! through bounded queues. It decides nothing itself: [`table`] and
 //! [`crate::core::selection`] do.
 
-mod admin;
 mod placing;
 mod probes;
 mod sessions;
@@ -21,29 +20,29 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::placing::Pending;
-use self::table::GatewayTable;
+use self::table::{ClientView, GatewayTable};
 use super::relay::Events;
 use super::relay::ring::bell_readiness;
 use super::shared::{Phase, Request, Requests, Shared};
-use crate::channel::client::{ChannelClient, ChannelEvent, ChannelHandle, ChannelSettings};
-use crate::core::tickets::TicketVerifier;
+use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
+use crate::core::codes::Code;
+use crate::core::selection::Candidate;
+use crate::core::tickets::{PublishedKey, TicketVerifier};
 use crate::dial::Dialer;
 use crate::observe::histograms::RelayHistograms;
 use crate::wire::channel::{BrokerToGateway, GatewayToBroker, VERSION};
 
 /// How often the broker is told our load, and old questions are given up.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Shorter for the first report after a change would not make the table
-/// fresher: the broker adds its own placements to what we report.
+/// Probe results that may wait.
 const PROBE_RESULTS_MAX: usize = 256;
-/// Questions of the admin socket that may wait.
-const ADMIN_REQUESTS_MAX: usize = 64;
 
 /// What the control thread needs to start.
 #[derive(Debug)]
 pub struct Parts {
     pub shared: Arc<Shared>,
     pub requests: Requests,
+    pub questions: mpsc::Receiver<Question>,
     pub events: Events,
     pub channel: ChannelSettings,
     /// Reaches the other gateways' TLS ports.
@@ -56,11 +55,15 @@ pub struct Parts {
 /// A question that only the control thread can answer.
 #[derive(Debug)]
 pub enum Question {
+    /// Everything that the relay measured since the start.
     Histograms(oneshot::Sender<RelayHistograms>),
-    Gateways(oneshot::Sender<Vec<admin::GatewayView>>),
+    /// The gateways as candidates for a client right beside this gateway.
+    Candidates(oneshot::Sender<Vec<Candidate>>),
+    /// How sessions ended so far.
+    CloseReasons(oneshot::Sender<HashMap<&'static str, u64>>),
 }
 
-pub struct Control {
+struct Control {
     shared: Arc<Shared>,
     table: GatewayTable,
     broker: ChannelHandle<GatewayToBroker>,
@@ -82,12 +85,10 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     let shared = Arc::clone(&parts.shared);
     let hello_of = Arc::clone(&parts.shared);
     let (broker, mut from_broker) =
-        ChannelClient::spawn::<BrokerToGateway, GatewayToBroker>(parts.channel, move || {
+        client::spawn::<BrokerToGateway, GatewayToBroker>(parts.channel, move || {
             sessions::hello(&hello_of)
         });
     let bell = bell_readiness(Arc::clone(&parts.events.bell))?;
-    let (ask, mut questions) = mpsc::channel(ADMIN_REQUESTS_MAX);
-    let admin = admin::listen(&shared, ask)?;
     let (probed, mut probe_results) = mpsc::channel(PROBE_RESULTS_MAX);
     let mut probes = probes::Probes::new(
         parts.prober,
@@ -121,9 +122,9 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
                     shared.broker_connected.store(true, Relaxed);
                     tracing::info!("Connected to the broker");
                 }
-                Some(ChannelEvent::Down { reason }) => {
+                Some(ChannelEvent::Down { reason, retry_in_ms, .. }) => {
                     shared.broker_connected.store(false, Relaxed);
-                    tracing::warn!(%reason, "Lost the broker; live sessions go on");
+                    tracing::warn!(%reason, retry_in_ms, "Lost the broker; live sessions go on");
                     control.pending.broker_is_gone(&shared);
                 }
                 None => {}
@@ -141,7 +142,7 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
                 let now_ms = control.now_ms();
                 control.table.record_probe(result.gateway, result.rtt_us, now_ms);
             }
-            Some(question) = questions.recv() => control.on_question(question),
+            Some(question) = parts.questions.recv() => control.on_question(question),
             _ = report.tick() => control.on_tick(),
             Some(phase) = parts.phase_changes.recv() => {
                 let _ = parts.phase.send(phase);
@@ -155,8 +156,7 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     while let Ok(event) = parts.events.receiver.try_recv() {
         control.on_worker(event);
     }
-    admin.close();
-    control.broker.shutdown().await;
+    control.broker.shutdown(Code::GatewayDraining.into()).await;
     Ok(())
 }
 
@@ -213,9 +213,8 @@ impl Control {
         }
     }
 
-    fn install_keys(&self, keys: &[crate::core::tickets::PublishedKey]) {
-        let mut verifier =
-            self.shared.tickets.write().unwrap_or_else(PoisonError::into_inner);
+    fn install_keys(&self, keys: &[PublishedKey]) {
+        let mut verifier = self.shared.tickets.write().unwrap_or_else(PoisonError::into_inner);
         *verifier = TicketVerifier::new(keys);
     }
 
@@ -234,6 +233,22 @@ impl Control {
             waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
             draining: self.shared.is_draining(),
         });
+    }
+
+    fn on_question(&mut self, question: Question) {
+        match question {
+            Question::Histograms(answer) => {
+                self.histogram_waiters.push(answer);
+                self.collect_histograms();
+            }
+            Question::Candidates(answer) => {
+                let client = ClientView { rtt_us: None, samples: &[] };
+                let _ = answer.send(self.table.candidates(&self.shared.id, client, self.now_ms()));
+            }
+            Question::CloseReasons(answer) => {
+                let _ = answer.send(self.closed_by_reason.clone());
+            }
+        }
     }
 
     fn on_tick(&mut self) {

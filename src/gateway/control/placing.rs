@@ -119,7 +119,10 @@ impl Control {
             step = 7, %session, chosen = %gateway, candidates = candidates.len(),
             "Selected a gateway"
         );
-        self.shared.teller.tell(7, Some(session), format!("{gateway} selected of {}", candidates.len()),
+        self.shared.teller.tell(
+            7,
+            Some(session),
+            format!("{gateway} selected of {}", candidates.len()),
         );
         let number = match self.pending.number() {
             Ok(number) => number,

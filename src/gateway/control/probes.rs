@@ -119,8 +119,7 @@ impl Probe {
     }
 
     async fn measure(&self, stream: &mut TlsStream<TcpStream>) -> Option<u64> {
-        let request =
-            format!("GET /probe HTTP/1.1\r\nHost: {}\r\n\r\n", self.endpoint.authority());
+        let request = format!("GET /probe HTTP/1.1\r\nHost: {}\r\n\r\n", self.endpoint.authority());
         let begun = Instant::now();
         let exchange = async {
             stream.write_all(request.as_bytes()).await.ok()?;

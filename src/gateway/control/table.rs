@@ -62,7 +62,12 @@ impl GatewayTable {
     /// Every gateway with the best round trip that is known for this client:
     /// what the client measured, else what we measured plus the client's way
     /// to us.
-    pub fn candidates(&self, own: &GatewayId, client: ClientView<'_>, now_ms: u64) -> Vec<Candidate> {
+    pub fn candidates(
+        &self,
+        own: &GatewayId,
+        client: ClientView<'_>,
+        now_ms: u64,
+    ) -> Vec<Candidate> {
         self.entries
             .iter()
             .map(|entry| {
@@ -124,8 +129,7 @@ mod tests {
         let samples = [RttSample { gateway: "sampled".parse().unwrap(), rtt_us: 77 }];
         let client = ClientView { rtt_us: Some(1_000), samples: &samples };
         let own = "own".parse().unwrap();
-        let rtts: Vec<_> =
-            table.candidates(&own, client, 350).into_iter().map(|c| c.rtt).collect();
+        let rtts: Vec<_> = table.candidates(&own, client, 350).into_iter().map(|c| c.rtt).collect();
         let rtt = |us, age_ms, source| Some(Rtt { us, age_ms, source });
         assert_eq!(
             rtts,

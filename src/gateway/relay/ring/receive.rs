@@ -11,7 +11,9 @@ use io_uring::types::BufRingEntry;
 
 /// Size of one receive buffer. Batches of this size are where a relay's CPU
 /// per byte bottoms out; smaller ones cost up to three times as much.
-pub const RX_BUFFER_BYTES: usize = 256 * 1024;
+pub const RX_BUFFER_BYTES: usize = RX_BUFFER_LENGTH as usize;
+/// The same, as the kernel wants it.
+const RX_BUFFER_LENGTH: u32 = 256 * 1024;
 
 /// The one buffer group.
 pub const GROUP: u16 = 0;
@@ -131,7 +133,7 @@ impl ReceiveBuffers {
         // block is aligned, initialised memory that only we write.
         let entry = unsafe { &mut *entry };
         entry.set_addr(buffer as u64);
-        entry.set_len(RX_BUFFER_BYTES as u32);
+        entry.set_len(RX_BUFFER_LENGTH);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: `base` is the start of a registered buffer ring.

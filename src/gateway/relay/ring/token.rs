@@ -47,7 +47,6 @@ impl Token {
             | u64::from(self.leg)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "each field is masked to 20 bits")]
     pub(super) fn unpack(user_data: u64) -> (Self, Kind, usize) {
         let kind = match user_data >> (3 * FIELD_BITS) {
             0 => Kind::Receive,
