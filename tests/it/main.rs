@@ -9,4 +9,6 @@ mod support;
 #[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
+mod real_client;
+#[cfg(test)]
 mod systemd_units;

@@ -1,3 +1,7 @@
 //! The harness: real programs and fake parties around Ringway.
 
+pub mod desktop;
+pub mod process;
 pub mod programs;
+pub mod wait;
+pub mod xrdp;
