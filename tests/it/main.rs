@@ -12,3 +12,5 @@ mod rdp_command;
 mod real_client;
 #[cfg(test)]
 mod systemd_units;
+#[cfg(test)]
+mod tidy;
