@@ -1,9 +1,8 @@
-//! The `openssl` binary as the peer, over loopback sockets: `s_client` against
-//! our server side, `s_server` against our client side.
+//! The `openssl` binary as the peer, over loopback sockets; here `s_client`
+//! against our server side.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver as Inbox, Sender, channel};
 use std::thread::JoinHandle;
@@ -12,11 +11,11 @@ use std::time::Duration;
 use super::*;
 
 /// Longest wait for anything that a peer must do.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// True when there is an `openssl` to test against. Its absence is said aloud,
 /// past the test harness's capture, and fails where `CI` is set.
-fn openssl_is_here(test: &str) -> bool {
+pub fn openssl_is_here(test: &str) -> bool {
     let found =
         Command::new("openssl").arg("version").output().is_ok_and(|run| run.status.success());
     if !found {
@@ -28,7 +27,7 @@ fn openssl_is_here(test: &str) -> bool {
 }
 
 /// How OpenSSL's command line asks for exactly this suite.
-fn options(suite: SupportedCipherSuite) -> [&'static str; 3] {
+pub fn options(suite: SupportedCipherSuite) -> [&'static str; 3] {
     match ALL.iter().position(|&known| known == suite).unwrap() {
         0 => ["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
         1 => ["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
@@ -40,14 +39,14 @@ fn options(suite: SupportedCipherSuite) -> [&'static str; 3] {
 }
 
 /// An `openssl` that is ended with the test.
-struct OpenSsl {
-    child: Child,
+pub struct OpenSsl {
+    pub child: Child,
     stdin: Option<ChildStdin>,
     lines: Inbox<String>,
 }
 
 impl OpenSsl {
-    fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new("openssl")
             .args(arguments)
             .stdin(Stdio::piped())
@@ -63,12 +62,12 @@ impl OpenSsl {
     }
 
     /// Types a line. OpenSSL takes a letter alone for a command.
-    fn type_line(&mut self, line: &str) {
+    pub fn type_line(&mut self, line: &str) {
         self.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Waits for a line of output or of complaint.
-    fn wait_for_line(&self, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn wait_for_line(&self, wanted: impl Fn(&str) -> bool) -> String {
         let mut seen = Vec::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {
@@ -98,9 +97,9 @@ fn forward(from: impl std::io::Read + Send + 'static, to: Sender<String>) {
 }
 
 /// One established connection over a blocking socket.
-struct Wire {
+pub struct Wire {
     stream: TcpStream,
-    records: RecordLayer,
+    pub records: RecordLayer,
     receiver: Receiver,
     /// What came together with the handshake.
     pending: Received,
@@ -108,7 +107,7 @@ struct Wire {
 
 impl Wire {
     /// Sends data as the relay would, with the key update that may be owed.
-    fn send(&mut self, data: &[u8]) {
+    pub fn send(&mut self, data: &[u8]) {
         for chunk in data.chunks(MAX_PLAINTEXT_LEN) {
             if self.records.wants_key_update() {
                 let update = control(|out| self.records.seal_key_update(out, false));
@@ -118,12 +117,12 @@ impl Wire {
         }
     }
 
-    fn send_record(&mut self, record: &[u8]) {
+    pub fn send_record(&mut self, record: &[u8]) {
         self.stream.write_all(record).unwrap();
     }
 
     /// Reads until something was received; `None` at the end of the stream.
-    fn receive(&mut self) -> Option<Result<Received, RecordError>> {
+    pub fn receive(&mut self) -> Option<Result<Received, RecordError>> {
         let mut received = std::mem::take(&mut self.pending);
         let mut buffer = [0; 32 * 1024];
         while received == Received::default() {
@@ -140,7 +139,7 @@ impl Wire {
     }
 
     /// Receives this much data, whatever events come with it.
-    fn receive_data(&mut self, len: usize) -> Vec<u8> {
+    pub fn receive_data(&mut self, len: usize) -> Vec<u8> {
         let mut data = Vec::new();
         while data.len() < len {
             data.extend(self.receive().expect("the peer ended too early").unwrap().data);
@@ -148,7 +147,7 @@ impl Wire {
         data
     }
 
-    fn over(stream: TcpStream, established: EstablishedTls) -> Self {
+    pub fn over(stream: TcpStream, established: EstablishedTls) -> Self {
         let EstablishedTls { mut records, leftover_ciphertext, leftover_plaintext, .. } =
             established;
         let mut pending = Received { data: leftover_plaintext, events: Vec::new() };
@@ -172,24 +171,6 @@ fn accept(listener: &TcpListener, config: Arc<ServerConfig>) -> Wire {
         fed.unwrap();
     }
     Wire::over(stream, server.into_keys().unwrap())
-}
-
-/// Dials and shakes hands as client.
-fn dial(address: SocketAddr, config: ClientConfig) -> Wire {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut client = ClientHandshake::new(Arc::new(config), localhost()).unwrap();
-    let mut buffer = [0; 4096];
-    loop {
-        stream.write_all(&client.take_outgoing()).unwrap();
-        if client.is_established() {
-            break;
-        }
-        let len = stream.read(&mut buffer).unwrap();
-        assert!(len > 0, "the server left during the handshake");
-        client.feed(&buffer[..len]).unwrap();
-    }
-    Wire::over(stream, client.into_keys().unwrap())
 }
 
 /// Runs our server for one connection in a thread; `s_client` connects to it.
@@ -335,109 +316,4 @@ fn s_client_closes_tls12_cleanly_and_its_death_is_truncation() {
         }
         assert_eq!(server.join().unwrap(), clean);
     }
-}
-
-/// `s_server` with its certificate in files of its own.
-struct SServer {
-    process: OpenSsl,
-    address: SocketAddr,
-    identity: Identity,
-    folder: PathBuf,
-}
-
-impl SServer {
-    fn start(suite: SupportedCipherSuite, name: &str, extra: &[&str]) -> Self {
-        let identity = Identity::new();
-        let folder = std::env::temp_dir().join(format!("ringway-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let (certificate, key) = (folder.join("cert.der"), folder.join("key.der"));
-        std::fs::write(&certificate, &identity.certificate).unwrap();
-        std::fs::write(&key, identity.key.secret_der()).unwrap();
-        let mut arguments = vec!["s_server", "-accept", "127.0.0.1:0", "-naccept", "1"];
-        arguments.extend(["-certform", "DER", "-cert", certificate.to_str().unwrap()]);
-        arguments.extend(["-keyform", "DER", "-key", key.to_str().unwrap()]);
-        arguments.extend(options(suite));
-        arguments.extend(extra);
-        let process = OpenSsl::start(&arguments);
-        let line = process.wait_for_line(|line| line.starts_with("ACCEPT "));
-        let address = line.trim_start_matches("ACCEPT ").trim().parse().unwrap();
-        Self { process, address, identity, folder }
-    }
-
-    fn dial(&self, suite: SupportedCipherSuite) -> Wire {
-        dial(self.address, self.identity.client(suite))
-    }
-}
-
-impl Drop for SServer {
-    fn drop(&mut self) {
-        let _best_effort = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-#[test]
-fn s_server_reverses_what_we_send() {
-    if !openssl_is_here("s_server_reverses_what_we_send") {
-        return;
-    }
-    let line: String = ('a'..='z').cycle().take(8000).collect();
-    let reversed: String = line.chars().rev().collect();
-    for suite in ALL {
-        let server = SServer::start(suite, &format!("rev-{:?}", suite.suite()), &["-rev"]);
-        let mut wire = server.dial(suite);
-        for round in 0..40 {
-            if round == 20 && suite.tls13().is_some() {
-                let update = control(|out| wire.records.seal_key_update(out, true));
-                wire.send_record(&update);
-            }
-            wire.send(format!("{line}\n").as_bytes());
-            let answer = wire.receive_data(line.len() + 1);
-            assert_eq!(answer, format!("{reversed}\n").as_bytes(), "{suite:?} round {round}");
-        }
-        let bye = control(|out| wire.records.seal_close_notify(out));
-        wire.send_record(&bye);
-        while wire.receive().is_some() {}
-        assert!(wire.records.peer_closed(), "{suite:?}");
-    }
-}
-
-#[test]
-fn s_server_updates_keys_and_its_q_is_truncation() {
-    if !openssl_is_here("s_server_updates_keys_and_its_q_is_truncation") {
-        return;
-    }
-    let mut server = SServer::start(TLS13, "update", &[]);
-    let mut wire = server.dial(TLS13);
-    for (command, owed) in [("k", false), ("K", true)] {
-        wire.send(b"hello from us\n");
-        server.process.wait_for_line(|line| line == "hello from us");
-        server.process.type_line("its tickets are behind us");
-        assert_eq!(wire.receive_data(1), b"its tickets are behind us\n");
-        server.process.type_line(command);
-        while wire.records.sequences().0 != 0 {
-            let received = wire.receive().unwrap().unwrap();
-            assert!(received.data.is_empty());
-        }
-        assert_eq!(wire.records.key_update_owed(), owed);
-        server.process.type_line("hello from openssl");
-        assert_eq!(wire.receive_data(1), b"hello from openssl\n");
-        wire.send(b"under our next key\n");
-        server.process.wait_for_line(|line| line == "under our next key");
-    }
-    server.process.type_line("Q");
-    while wire.receive().is_some() {}
-    assert!(!wire.records.peer_closed(), "that command drops the connection: truncation");
-}
-
-#[test]
-fn s_server_is_refused_to_renegotiate() {
-    if !openssl_is_here("s_server_is_refused_to_renegotiate") {
-        return;
-    }
-    let mut server = SServer::start(TLS12, "renegotiate", &[]);
-    let mut wire = server.dial(TLS12);
-    wire.send(b"hello\n");
-    server.process.wait_for_line(|line| line == "hello");
-    server.process.type_line("r");
-    assert_eq!(wire.receive(), Some(Err(RecordError::Renegotiation)));
 }
