@@ -195,8 +195,10 @@ impl Authority {
             // Stock clients verify RSA signatures; not all of them ECDSA.
             let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)?;
             let mut params = params("Ringway .rdp signing", now, SIGNING_VALID);
-            params.extended_key_usages =
-                vec![ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::Other(DOCUMENT_SIGNING_OID.to_vec())];
+            params.extended_key_usages = vec![
+                ExtendedKeyUsagePurpose::CodeSigning,
+                ExtendedKeyUsagePurpose::Other(DOCUMENT_SIGNING_OID.to_vec()),
+            ];
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             let certificate = params.signed_by(&key, &self.issuer)?;
             state

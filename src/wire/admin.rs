@@ -46,16 +46,31 @@ pub enum AdminRequest {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum AdminResponse {
     Status(StatusView),
-    Hosts { hosts: Vec<HostView> },
-    Gateways { gateways: Vec<GatewayView> },
-    Sessions { sessions: Vec<SessionView> },
-    Explained { session: SessionView, explain: Explain },
+    Hosts {
+        hosts: Vec<HostView>,
+    },
+    Gateways {
+        gateways: Vec<GatewayView>,
+    },
+    Sessions {
+        sessions: Vec<SessionView>,
+    },
+    Explained {
+        session: SessionView,
+        explain: Explain,
+    },
     Token(TokenView),
-    Tokens { tokens: Vec<TokenListing> },
+    Tokens {
+        tokens: Vec<TokenListing>,
+    },
     Done,
-    Refused { refusal: Refusal },
+    Refused {
+        refusal: Refusal,
+    },
     /// The request makes no sense here.
-    Invalid { problem: String },
+    Invalid {
+        problem: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
