@@ -20,7 +20,11 @@ impl Core {
         live: &[SessionId],
     ) {
         let draining = self.drained.contains(&host);
-        agent.outbox.post(BrokerToAgent::Welcome { version: VERSION, host: host.clone(), draining });
+        agent.outbox.post(BrokerToAgent::Welcome {
+            version: VERSION,
+            host: host.clone(),
+            draining,
+        });
         if let Some(older) = self.agents.insert(host.clone(), agent) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
@@ -72,7 +76,7 @@ impl Core {
         self.broadcast_gateways_soon();
     }
 
-    pub(super) fn from_gateway(&mut self, gateway: &GatewayId, message: GatewayToBroker) {
+    pub(super) fn on_gateway_message(&mut self, gateway: &GatewayId, message: GatewayToBroker) {
         match message {
             // Judged on the channel's own task; see channels.rs.
             GatewayToBroker::Hello { .. } | GatewayToBroker::Place(_) => {}
@@ -106,17 +110,14 @@ impl Core {
         }
     }
 
-    pub(super) fn drain(&mut self, host: &HostId, draining: bool) -> bool {
-        let known = self.table.set_draining(host, draining);
-        if known {
-            if draining {
-                self.drained.insert(host.clone());
-            } else {
-                self.drained.remove(host);
-            }
-            tracing::info!(%host, draining, "Changed whether a host takes new users");
+    pub(super) fn drain(&mut self, host: HostId, draining: bool) {
+        tracing::info!(%host, draining, "Changed whether a host takes new users");
+        self.table.set_draining(&host, draining);
+        if draining {
+            self.drained.insert(host);
+        } else {
+            self.drained.remove(&host);
         }
-        known
     }
 
     pub(super) fn broadcast_gateways_soon(&mut self) {

@@ -95,7 +95,7 @@ pub enum Command {
     Drain {
         host: HostId,
         draining: bool,
-        known: oneshot::Sender<bool>,
+        done: oneshot::Sender<()>,
     },
     Snapshot {
         answer: oneshot::Sender<BrokerSnapshot>,
@@ -252,11 +252,17 @@ impl Core {
     fn handle(&mut self, command: Command) {
         match command {
             Command::AgentConnected { host, pool, channel, outbox, capacity, live } => {
-                self.agent_connected(host, &pool, AgentChannel { channel, outbox }, capacity, &live);
+                self.agent_connected(
+                    host,
+                    &pool,
+                    AgentChannel { channel, outbox },
+                    capacity,
+                    &live,
+                );
             }
             Command::FromAgent { host, channel, message } => {
                 if self.agents.get(&host).is_some_and(|agent| agent.channel == channel) {
-                    self.from_agent(&host, message);
+                    self.on_agent_message(&host, message);
                 }
             }
             Command::AgentLost { host, channel } => self.agent_lost(&host, channel),
@@ -276,7 +282,7 @@ impl Core {
             }
             Command::FromGateway { gateway, channel, message } => {
                 if self.gateways.get(&gateway).is_some_and(|known| known.channel == channel) {
-                    self.from_gateway(&gateway, message);
+                    self.on_gateway_message(&gateway, message);
                 }
             }
             Command::GatewayLost { gateway, channel } => self.gateway_lost(&gateway, channel),
@@ -285,8 +291,9 @@ impl Core {
                     self.place(&asked_by, judged);
                 }
             }
-            Command::Drain { host, draining, known } => {
-                let _nobody_waits = known.send(self.drain(&host, draining));
+            Command::Drain { host, draining, done } => {
+                self.drain(host, draining);
+                let _nobody_waits = done.send(());
             }
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());

@@ -50,8 +50,7 @@ impl Core {
             }
         })?;
         let lifetime = self.limits.reservation_ms;
-        let signed =
-            self.sign(judged.session, &judged.gateway, &host, Role::Client, lifetime);
+        let signed = self.sign(judged.session, &judged.gateway, &host, Role::Client, lifetime);
         let (client_ticket, expires_at) = match signed {
             Ok(signed) => signed,
             Err(code) => {
@@ -112,8 +111,8 @@ impl Core {
         let gateway_url =
             self.gateways.get(gateway).map(|known| known.url.clone()).unwrap_or_default();
         let lifetime = self.limits.start_timeout_ms;
-        let ordered = self.sign(session, gateway, &host, Role::Host, lifetime).and_then(
-            |(ticket, _)| {
+        let ordered =
+            self.sign(session, gateway, &host, Role::Host, lifetime).and_then(|(ticket, _)| {
                 let order = Order {
                     session,
                     gateway: gateway.clone(),
@@ -123,8 +122,7 @@ impl Core {
                 };
                 let posted = self.tell_agent(&host, BrokerToAgent::Order(order));
                 if posted { Ok(()) } else { Err(Code::HostGone) }
-            },
-        );
+            });
         if let Err(code) = ordered {
             self.table.release(session);
             self.records.ended(session, code.facts().name, None);
@@ -136,7 +134,7 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn from_agent(&mut self, host: &HostId, message: AgentToBroker) {
+    pub(super) fn on_agent_message(&mut self, host: &HostId, message: AgentToBroker) {
         match message {
             AgentToBroker::Hello { .. } => {}
             AgentToBroker::OrderAccepted { session } => {
