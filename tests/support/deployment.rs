@@ -2,7 +2,7 @@
 //! enrolment by token, everything through the command line.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::process::Process;
 use super::programs::{ringway, said};
-use super::wait::{free_address, poll};
+use super::wait::{free_address, listens, poll};
 
 pub const POOL: &str = "office";
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -207,7 +207,7 @@ fn start_role(place: &Path, role: &str, name: &str) -> Process {
 fn start_listening_role(place: &Path, role: &str, name: &str, address: SocketAddr) -> Process {
     let mut process = start_role(place, role, name);
     let outcome = poll(START_LIMIT, || {
-        let listening = TcpStream::connect(address).is_ok();
+        let listening = listens(address.port());
         (listening || !process.is_running()).then_some(listening)
     });
     assert_eq!(outcome, Some(true), "{name} does not listen\n{}", process.last_words());
