@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::process::Process;
-use super::programs::{available, said};
+use super::programs::available;
 use super::wait::poll;
 use super::xrdp::{PASSWORD, User, XrdpHost};
 
@@ -144,11 +144,4 @@ fn start_screen(folder: &TempDir) -> (Process, String) {
     });
     let Some(number) = number else { panic!("no screen\n{}", screen.last_words()) };
     (screen, format!(":{number}"))
-}
-
-/// For messages: what a program that should have worked said.
-#[must_use]
-pub fn succeeded(output: &Output) -> String {
-    assert!(output.status.success(), "{}", said(output));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

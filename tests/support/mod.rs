@@ -1,5 +1,6 @@
 //! The harness: real programs and fake parties around Ringway.
 
+pub mod deployment;
 pub mod desktop;
 pub mod process;
 pub mod programs;

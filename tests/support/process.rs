@@ -49,10 +49,6 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Everything that it printed so far.
     pub fn printed(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

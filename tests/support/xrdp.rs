@@ -50,13 +50,15 @@ impl XrdpHost {
         }
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
-        write_folder(folder.path(), address, free_address().port(), users);
+        let sesman_port = free_address().port();
+        write_folder(folder.path(), address, sesman_port, users);
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh"]);
         command.arg(folder.path().join("etc/start.sh")).arg(folder.path());
         let process = Process::start(&folder.path().join("log"), "xrdp-host", &command);
         let host = Self { address, folder, process };
-        assert!(listens(address, START_LIMIT), "xrdp does not listen\n{}", host.logs());
+        let ready = || (listens(address.port()) && listens(sesman_port)).then_some(());
+        assert!(poll(START_LIMIT, ready).is_some(), "xrdp does not listen\n{}", host.logs());
         Some(host)
     }
 
