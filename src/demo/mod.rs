@@ -14,6 +14,7 @@ pub mod report;
 pub mod sign_in;
 pub mod style;
 pub mod tokens;
+pub mod world;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}

@@ -14,3 +14,5 @@ mod real_client;
 mod systemd_units;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod twelve_steps;
