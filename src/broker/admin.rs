@@ -1,15 +1,6 @@
-//! The admin socket: a Unix socket that only the broker's user may open.
+//! What the broker answers on its admin socket.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 
 use super::orchestrate::Command;
 use super::store::StoreError;
@@ -20,76 +11,10 @@ use crate::core::ids::{HostId, PoolId};
 use crate::wire::admin::{AdminRequest, AdminResponse, StatusView, TokenListing, TokenView};
 use crate::wire::enroll::MachineRole;
 
-/// Operators at once.
-const CONNECTIONS_MAX: usize = 32;
-const REQUEST_BYTES_MAX: u64 = 64 * 1024;
-/// One request and its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// A token that lives longer is a password.
 const TOKEN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
-/// Opens the socket. One that an earlier run left behind is replaced; one on
-/// which somebody answers is not.
-///
-/// # Errors
-/// When the socket cannot be made, or another broker uses it.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another process answers on this socket; stop it or set admin_socket",
-        ));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    // The state directory is 0700 already; this is for sockets elsewhere.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Answers until it is aborted.
-pub async fn serve(listener: UnixListener, shared: Arc<Shared>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    let _permit = permit;
-                    match timeout(PATIENCE, converse(stream, &shared)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%error, "An admin connection failed"),
-                        Err(_elapsed) => tracing::debug!("An admin connection took too long"),
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "Cannot accept an admin connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
-    let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(shared, request).await,
-        Err(error) => AdminResponse::Invalid { problem: error.to_string() },
-    };
-    let mut text = zeroize::Zeroizing::new(serde_json::to_string(&response)?);
-    text.push('\n');
-    writer.write_all(text.as_bytes()).await?;
-    writer.shutdown().await
-}
-
-async fn answer(shared: &Shared, request: AdminRequest) -> AdminResponse {
+pub async fn answer(shared: &Shared, request: AdminRequest) -> AdminResponse {
     let answered = match request {
         AdminRequest::Status => Ok(AdminResponse::Status(status(shared).await)),
         AdminRequest::Hosts => {
@@ -114,6 +39,9 @@ async fn answer(shared: &Shared, request: AdminRequest) -> AdminResponse {
             create_token(shared, role, pool, ttl_ms, uses).await
         }
         AdminRequest::Tokens => tokens(shared).await,
+        AdminRequest::Histograms => Ok(AdminResponse::Invalid {
+            problem: "ask a gateway: the broker relays nothing".into(),
+        }),
     };
     answered.unwrap_or_else(|error| {
         tracing::error!(%error, "The database failed");

@@ -44,6 +44,7 @@ use crate::core::codes::Code;
 use crate::core::ids::{HostId, PoolId};
 use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::{Teller, Timeline};
+use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key};
 use crate::wire::admin::BrokerSnapshot;
 use crate::wire::enroll::MachineRole;
@@ -112,7 +113,7 @@ impl Broker {
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.address();
         let admin_socket = config.admin_socket();
-        let admin_listener = admin::bind(&admin_socket)
+        let admin_listener = admin_socket::bind(&admin_socket)
             .with_context(|| format!("cannot open admin socket {}", admin_socket.display()))?;
 
         let teller = Teller::new("broker", timeline);
@@ -144,7 +145,13 @@ impl Broker {
                 })
                 .await
         });
-        let admin = tokio::spawn(admin::serve(admin_listener, Arc::clone(&shared)));
+        let admin = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(admin_socket::serve(admin_listener, move |request| {
+                let shared = Arc::clone(&shared);
+                async move { admin::answer(&shared, request).await }
+            }))
+        };
         tracing::info!(%address, public_url = %shared.config.public_url, "The broker is up");
         Ok(Self { shared, stop, port, admin, admin_socket })
     }
@@ -218,38 +225,13 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let broker = Broker::start(config, None).await?;
-        notify_systemd(&[sd_notify::NotifyState::Ready]);
-        let watchdog = tokio::spawn(feed_watchdog(broker.shared.core.clone()));
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        notify_systemd(&[sd_notify::NotifyState::Stopping]);
-        watchdog.abort();
+        let core = broker.shared.core.clone();
+        // A broker whose owner task hangs is restarted.
+        service::run_until_stopped(async || drop(core.snapshot().await)).await?;
         broker.shutdown().await;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// Pings systemd as long as the owner task answers: a broker that hangs is
-/// restarted.
-async fn feed_watchdog(core: orchestrate::Handle) {
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    loop {
-        tokio::time::sleep(interval / 3).await;
-        core.snapshot().await;
-        notify_systemd(&[sd_notify::NotifyState::Watchdog]);
-    }
-}
-
-fn notify_systemd(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "Cannot notify systemd");
-    }
 }
 
 fn server_tls(

@@ -42,6 +42,8 @@ pub enum Ask {
     Sessions,
     /// Why a session is where it is (also a while after its end)
     Explain { session: SessionId },
+    /// Percentiles of the latency that a gateway's relay adds
+    Histograms,
     /// Take no new users on a session host
     Drain {
         host: HostId,
@@ -60,6 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ask::Gateways => AdminRequest::Gateways,
         Ask::Sessions => AdminRequest::Sessions,
         Ask::Explain { session } => AdminRequest::Explain { session },
+        Ask::Histograms => AdminRequest::Histograms,
         Ask::Drain { host, undo } => AdminRequest::Drain { host, undo },
     };
     let response = ask(&args.socket, &request)?;
@@ -79,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 pub fn ask(socket: &Path, request: &AdminRequest) -> anyhow::Result<AdminResponse> {
     let mut stream = UnixStream::connect(socket).with_context(|| {
         format!(
-            "cannot reach {} (is the broker running, and are you its user or root? --socket names another)",
+            "cannot reach {} (is the broker or gateway running, and are you its user or root? --socket names another)",
             socket.display()
         )
     })?;

@@ -120,6 +120,7 @@ pub struct Shared {
     pub gateways_measured: AtomicUsize,
     pub counters: LobbyCounters,
     pub teller: Teller,
+    pub started_at: UnixMillis,
 }
 
 /// The requests' receiving end, for the control thread.
@@ -155,6 +156,7 @@ impl Shared {
             gateways_measured: AtomicUsize::new(0),
             counters: LobbyCounters::default(),
             teller: Teller::new("gateway", timeline),
+            started_at: UnixMillis::now(),
         };
         (Arc::new(shared), receiver)
     }

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::core::clock::UnixMillis;
 use crate::core::selection::Explain;
-use crate::wire::admin::{AdminResponse, SessionView};
+use crate::observe::histograms::Percentiles;
+use crate::wire::admin::{AdminResponse, GatewayStatusView, SessionView, WorkerView};
 
 /// The answer as text, with a newline at its end.
 pub(crate) fn render(response: &AdminResponse) -> String {
@@ -76,6 +77,33 @@ pub(crate) fn render(response: &AdminResponse) -> String {
             });
             table(&["TOKEN", "ROLE", "POOL", "USES LEFT", "EXPIRES IN"], rows.collect())
         }
+        AdminResponse::GatewayStatus(status) => gateway_status(status),
+        AdminResponse::Relayed { sessions } => {
+            let rows = sessions.iter().map(|session| {
+                vec![
+                    session.session.to_string(),
+                    session.host.to_string(),
+                    session.client_address.clone(),
+                    session.worker.to_string(),
+                    session.bytes_up.to_string(),
+                    session.bytes_down.to_string(),
+                    age(session.started_at),
+                ]
+            });
+            let head = ["SESSION", "HOST", "CLIENT", "WORKER", "BYTES UP", "BYTES DOWN", "AGE"];
+            table(&head, rows.collect())
+        }
+        AdminResponse::Judged { explain } => judged(explain),
+        AdminResponse::Histograms(view) => {
+            let row = |name: &str, p: Percentiles| {
+                let numbers = [p.count, p.p50, p.p90, p.p99, p.p999, p.max];
+                std::iter::once(name.to_owned())
+                    .chain(numbers.map(|number| number.to_string()))
+                    .collect()
+            };
+            let head = ["ADDED US", "SENDS", "P50", "P90", "P99", "P99.9", "MAX"];
+            table(&head, vec![row("up", view.up_us), row("down", view.down_us)])
+        }
         AdminResponse::Done => "done\n".into(),
         AdminResponse::Refused { refusal } => format!("{refusal}\n"),
         AdminResponse::Invalid { problem } => format!("{problem}\n"),
@@ -92,10 +120,14 @@ fn explained(session: &SessionView, explain: &Explain) -> String {
         ("gateway", or_dash(session.gateway.as_ref())),
         ("phase", phase(session)),
     ]);
-    if explain.lines.is_empty() {
-        return text;
+    if !explain.lines.is_empty() {
+        text.push('\n');
+        text.push_str(&judged(explain));
     }
-    text.push('\n');
+    text
+}
+
+fn judged(explain: &Explain) -> String {
     let rows = explain.lines.iter().map(|line| {
         vec![
             line.gateway.to_string(),
@@ -111,7 +143,36 @@ fn explained(session: &SessionView, explain: &Explain) -> String {
                 .unwrap_or_default(),
         ]
     });
-    text.push_str(&table(&["GATEWAY", "RTT", "GROUP", "CONNECTIONS", "VERDICT"], rows.collect()));
+    table(&["GATEWAY", "RTT", "GROUP", "CONNECTIONS", "VERDICT"], rows.collect())
+}
+
+fn gateway_status(status: &GatewayStatusView) -> String {
+    let sum = |of: fn(&WorkerView) -> u64| status.workers.iter().map(of).sum::<u64>().to_string();
+    let mut text = pairs(&[
+        ("gateway", status.gateway.to_string()),
+        ("version", status.version.clone()),
+        ("url", status.url.clone()),
+        ("up for", age(status.started_at)),
+        ("broker", if status.broker_connected { "connected" } else { "AWAY" }.into()),
+        ("state", if status.draining { "draining" } else { "ready" }.into()),
+        ("sessions", format!("{} on {} workers", status.sessions, status.workers.len())),
+        ("waiting", status.waiting.to_string()),
+        ("in the lobby", status.lobby_connections.to_string()),
+        ("accepted", format!("{} ({} turned away)", status.accepted, status.turned_away)),
+        ("accept pauses", status.accept_pauses.to_string()),
+        ("handshakes", format!("{} ({} failed)", status.handshakes, status.handshakes_failed)),
+        ("timeouts", status.timeouts.to_string()),
+        ("bytes up", sum(|w| w.bytes_up)),
+        ("bytes down", sum(|w| w.bytes_down)),
+        ("held back", sum(|w| w.held_back)),
+        ("arena overflows", sum(|w| w.arena_overflows)),
+    ]);
+    for (title, counts) in [("REFUSED", &status.refusals), ("CLOSED", &status.close_reasons)] {
+        if !counts.is_empty() {
+            let rows = counts.iter().map(|(name, n)| vec![name.clone(), n.to_string()]);
+            let _cannot_fail = write!(text, "\n{}", table(&[title, "TIMES"], rows.collect()));
+        }
+    }
     text
 }
 
