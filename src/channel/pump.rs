@@ -114,6 +114,11 @@ impl<Out> Outbox<Out> {
         self.enqueue(Envelope::Goodbye { refusal });
     }
 
+    /// Resolves when the channel is over and nothing more is sent.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
+
     fn enqueue(&self, envelope: Envelope<Out>) -> bool {
         match self.queue.try_send(envelope) {
             Ok(()) => true,

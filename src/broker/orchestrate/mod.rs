@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::channel::pump::Outbox;
 use crate::config::broker::{BrokerConfig, Limits};
@@ -31,6 +31,9 @@ use records::Records;
 const TICK: Duration = Duration::from_millis(25);
 /// Changes of the gateway table within this time travel together.
 const TABLE_DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// How long goodbyes may take at a stop.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tells one channel of a machine from the next one of the same machine.
 pub type ChannelNumber = u64;
@@ -238,7 +241,7 @@ impl Core {
                 command = queue.recv() => match command {
                     None => return,
                     Some(Command::Stop { done }) => {
-                        self.say_goodbye();
+                        let _some_do_not_read = timeout(GOODBYE_TIMEOUT, self.say_goodbye()).await;
                         let _nobody_waits = done.send(());
                         return;
                     }
@@ -319,13 +322,19 @@ impl Core {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn say_goodbye(&mut self) {
+    async fn say_goodbye(&mut self) {
         let refusal = Refusal::with_detail(Code::BrokerUnreachable, "the broker is stopping");
         for agent in self.agents.values() {
             agent.outbox.close(refusal.clone());
         }
         for gateway in self.gateways.values() {
             gateway.outbox.close(refusal.clone());
+        }
+        for agent in self.agents.values() {
+            agent.outbox.ended().await;
+        }
+        for gateway in self.gateways.values() {
+            gateway.outbox.ended().await;
         }
     }
 
