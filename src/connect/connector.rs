@@ -24,6 +24,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Sessions that are told to end may take this long over it.
 const ENDING: Duration = Duration::from_secs(3);
 
+/// Who wants to know what becomes of local connections.
+pub type OnEvent = Arc<dyn Fn(&ConnectorEvent) + Send + Sync>;
+
 /// How sessions are offered locally.
 #[derive(Clone)]
 pub struct ConnectorSettings {
@@ -38,7 +41,7 @@ pub struct ConnectorSettings {
     pub pipe: PipeLimits,
     /// Told about every session. Called from the middle of the work: it must
     /// not block.
-    pub on_event: Option<Arc<dyn Fn(&ConnectorEvent) + Send + Sync>>,
+    pub on_event: Option<OnEvent>,
 }
 
 impl ConnectorSettings {
@@ -161,7 +164,7 @@ impl Drop for Connector {
 struct Offer {
     opener: SessionOpener,
     pipe: PipeLimits,
-    on_event: Option<Arc<dyn Fn(&ConnectorEvent) + Send + Sync>>,
+    on_event: Option<OnEvent>,
     stopping: watch::Receiver<bool>,
 }
 
