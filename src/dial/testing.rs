@@ -78,6 +78,15 @@ impl TestCa {
         }
     }
 
+    /// Signs .rdp files with a certificate of this CA.
+    pub(crate) fn rdp_signer(&self) -> crate::wire::rdp_signature::Signer {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        crate::wire::rdp_signature::Signer::from_pem(&leaf.pem(), &key.serialize_pem()).unwrap()
+    }
+
     /// For "localhost"; asks for a client certificate and does without one.
     pub(crate) fn server(&self) -> ServerConfig {
         let (chain, key) = self.issue("localhost");
