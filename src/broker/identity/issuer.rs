@@ -2,7 +2,7 @@
 //!
 //! Known keys answer at once. They are renewed in the background when they get
 //! old, and in the foreground when a token names a key that is not among them,
-//! but never more often than [`FETCH_INTERVAL_MIN`]: strangers cannot make us
+//! but never more often than once in `fetch_interval_min`: strangers cannot make us
 //! hammer the issuer. While it cannot be reached, known keys stay good for the
 //! offline grace.
 
@@ -18,7 +18,6 @@ use crate::core::codes::{Code, Refusal};
 
 /// Keys older than this are renewed.
 const REFRESH_AFTER: Duration = Duration::from_secs(3_600);
-const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(10);
 /// Both documents are a few KiB in practice.
 const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
 const KEYS_MAX: usize = 64;
@@ -48,6 +47,7 @@ pub struct IssuerKeys {
     client: reqwest::Client,
     issuer: String,
     offline_grace: Duration,
+    fetch_interval_min: Duration,
     known: RwLock<Option<Arc<Known>>>,
     /// When it was last asked. Held while asking, so that one asks for all.
     last_fetch: Mutex<Option<Instant>>,
@@ -66,11 +66,17 @@ struct KeySet {
 
 impl IssuerKeys {
     #[must_use]
-    pub fn new(client: reqwest::Client, issuer: String, offline_grace: Duration) -> Self {
+    pub fn new(
+        client: reqwest::Client,
+        issuer: String,
+        offline_grace: Duration,
+        fetch_interval_min: Duration,
+    ) -> Self {
         Self {
             client,
             issuer,
             offline_grace,
+            fetch_interval_min,
             known: RwLock::new(None),
             last_fetch: Mutex::new(None),
         }
@@ -114,7 +120,7 @@ impl IssuerKeys {
         match *last_fetch {
             // Somebody fetched while we waited for the lock: as good as ours.
             Some(at) if at >= asked_at => return true,
-            Some(at) if at.elapsed() < FETCH_INTERVAL_MIN => return false,
+            Some(at) if at.elapsed() < self.fetch_interval_min => return false,
             _ => {}
         }
         let fetched = self.fetch().await;

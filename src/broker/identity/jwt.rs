@@ -172,22 +172,22 @@ fn is_printable_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::broker) mod tests {
     use jsonwebtoken::{EncodingKey, encode};
     use serde_json::json;
 
     use super::*;
 
-    pub(in super::super) const NOW_S: u64 = 1_800_000_000;
+    const NOW_S: u64 = 1_800_000_000;
 
     /// A key of an identity provider, for tests.
-    pub(in super::super) struct IssuerKey {
+    pub(in crate::broker) struct IssuerKey {
         encoding: EncodingKey,
-        pub jwk: Jwk,
+        pub(in crate::broker) jwk: Jwk,
     }
 
     impl IssuerKey {
-        pub(in super::super) fn new(kid: &str) -> Self {
+        pub(in crate::broker) fn new(kid: &str) -> Self {
             let pair = rcgen::KeyPair::generate().unwrap();
             let encoding = EncodingKey::from_ec_der(&pair.serialize_der());
             let mut jwk = Jwk::from_encoding_key(&encoding, Algorithm::ES256).unwrap();
@@ -195,14 +195,14 @@ pub(super) mod tests {
             Self { encoding, jwk }
         }
 
-        pub(in super::super) fn token(&self, claims: &Value) -> String {
+        pub(in crate::broker) fn token(&self, claims: &Value) -> String {
             let mut header = jsonwebtoken::Header::new(Algorithm::ES256);
             header.kid = self.jwk.common.key_id.clone();
             encode(&header, claims, &self.encoding).unwrap()
         }
     }
 
-    pub(in super::super) fn rules() -> JwtRules {
+    fn rules() -> JwtRules {
         JwtRules {
             issuer: "https://issuer.example".into(),
             audience: "ringway".into(),
@@ -213,7 +213,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn claims() -> Value {
+    pub(in crate::broker) fn claims() -> Value {
         json!({
             "iss": "https://issuer.example", "aud": ["other", "ringway"], "sub": "17",
             "preferred_username": "ann", "exp": NOW_S + 300, "nbf": NOW_S - 5,

@@ -21,6 +21,8 @@ use issuer::IssuerKeys;
 use jwt::JwtRules;
 
 const LEEWAY_S: u64 = 60;
+/// Strangers' tokens cannot make us ask the issuer more often than this.
+const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(10);
 const OFFLINE_GRACE_S: u64 = 24 * 3_600;
 
 /// Somebody who signed in.
@@ -78,7 +80,12 @@ impl Judge {
                     Duration::from_secs(identity.offline_grace_s.unwrap_or(OFFLINE_GRACE_S));
                 Some(Oidc {
                     rules: jwt_rules(identity, issuer),
-                    keys: Arc::new(IssuerKeys::new(client, issuer.clone(), grace)),
+                    keys: Arc::new(IssuerKeys::new(
+                        client,
+                        issuer.clone(),
+                        grace,
+                        FETCH_INTERVAL_MIN,
+                    )),
                 })
             }
         };
