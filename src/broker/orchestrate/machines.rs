@@ -10,6 +10,9 @@ use crate::wire::channel::{
     BrokerToAgent, BrokerToGateway, GatewayEntry, GatewayToBroker, VERSION,
 };
 
+/// The gateways' reasons are names from a closed list.
+const CLOSE_REASON_CHARS_MAX: usize = 64;
+
 impl Core {
     pub(super) fn agent_connected(
         &mut self,
@@ -104,7 +107,8 @@ impl Core {
                     .slot(session)
                     .is_some_and(|slot| slot.gateway.as_ref().is_none_or(|g| g == gateway));
                 if holds_it {
-                    self.session_ended(session, close_reason, bytes_up, bytes_down);
+                    let why = close_reason.chars().take(CLOSE_REASON_CHARS_MAX).collect();
+                    self.session_ended(session, why, bytes_up, bytes_down);
                 }
             }
         }
