@@ -10,7 +10,7 @@ use crate::observe::timeline::{StepEvent, Timeline};
 const STEPS: usize = 12;
 
 /// Collects when each step was done. A step is done at the last event that
-/// names it, and lasts from the end of the step before it.
+/// names it before a later step begins, and lasts from the end of the step before it.
 #[derive(Debug)]
 pub struct StepClock {
     state: Mutex<State>,
@@ -63,6 +63,12 @@ impl StepClock {
         if state.frozen {
             return;
         }
+        // A role may come back to an earlier step (the feed is read after
+        // signing in): what is done stays done.
+        let later = state.done_us.iter().skip(usize::from(step)).any(Option::is_some);
+        if later {
+            return;
+        }
         if let Some(done) = state.done_us.get_mut(usize::from(step).wrapping_sub(1)) {
             *done = Some(at_us);
             // A later step began, so the earlier ones are done.
@@ -111,7 +117,9 @@ mod tests {
     fn a_step_lasts_from_the_end_of_the_one_before() {
         let clock = StepClock::silent();
         clock.start(1_000);
-        for (step, at_us) in [(1, 1_500), (2, 2_000), (2, 2_500), (4, 4_000), (3, 3_000)] {
+        for (step, at_us) in
+            [(1, 1_500), (2, 2_000), (2, 2_500), (1, 2_600), (3, 3_000), (4, 4_000)]
+        {
             clock.note(step, at_us);
         }
         clock.note(13, 9_999);

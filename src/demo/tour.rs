@@ -22,11 +22,13 @@ use crate::config::broker::Identity;
 use crate::connect::subscribe::{self, SubscribeSettings};
 use crate::connect::{SessionOpener, SessionSettings};
 use crate::core::secret::Secret;
-use crate::dial::DialLimits;
+use crate::dial::http::HttpsClient;
+use crate::dial::{DialLimits, Purpose};
 use crate::observe::timeline::Teller;
 use crate::tls::identity::read_chain;
 use crate::tls::settings::TlsSettings;
 use crate::wire::arm::RingwayDetails;
+use crate::wire::feed::Discovery;
 use crate::wire::rdp_file::RdpFile;
 
 /// Who signs in at the demo's desktop.
@@ -38,6 +40,7 @@ const CLIENT_ID: &str = "ringway-demo";
 const PIXELS_TIMEOUT_MS: u64 = 60_000;
 
 /// A running demo after step 6: the user has an `.rdp` file.
+#[expect(missing_debug_implementations, reason = "the world is not")]
 pub struct Tour {
     world: World,
     issuer: Issuer,
@@ -184,9 +187,25 @@ async fn sign_in_and_subscribe(
     issuer_ca: &DemoAuthority,
     clock: &Arc<StepClock>,
 ) -> anyhow::Result<(Secret, RdpFile)> {
+    let discovery: Discovery =
+        HttpsClient::new(TlsSettings::default().client(world.roots()?)?, DialLimits::default())?
+            .get_json(
+                Purpose::DISCOVER,
+                &format!("{}/api/feed/discovery", world.broker_url()),
+                None,
+            )
+            .await?;
+    let teller = Teller::new("client", Some(clock.timeline()));
+    teller.tell(1, None, format!("workspace {}", discovery.workspace));
+
     let http = sign_in::http_client(issuer_ca.roots()?)?;
-    let access = sign_in::sign_in(&http, issuer.issuer_url(), CLIENT_ID).await?;
-    Teller::new("client", Some(clock.timeline())).tell(2, None, "signed in");
+    let access = sign_in::sign_in(
+        &http,
+        discovery.issuer.as_deref().unwrap_or(issuer.issuer_url()),
+        discovery.client_id.as_deref().unwrap_or(CLIENT_ID),
+    )
+    .await?;
+    teller.tell(2, None, "signed in");
     let token = Secret::new(access.token.to_string());
 
     let subscription = subscribe::fetch(&SubscribeSettings {

@@ -13,6 +13,7 @@ use rustls::RootCertStore;
 
 use crate::agent::{Agent, Target};
 use crate::broker::Broker;
+use crate::broker::orchestrate::HOST_ENDED;
 use crate::channel::enroll::{EnrolSettings, enroll};
 use crate::config::agent::AgentConfig;
 use crate::config::broker::{BrokerConfig, Identity};
@@ -214,7 +215,10 @@ impl World {
         let ended = async {
             loop {
                 match self.broker.explain(session).await {
-                    Some((view, _)) if view.end.is_some() => return view,
+                    // The host may tell first; the gateway knows why.
+                    Some((view, _)) if view.end.as_deref().is_some_and(|e| e != HOST_ENDED) => {
+                        return view;
+                    }
                     _ => tokio::time::sleep(POLL).await,
                 }
             }

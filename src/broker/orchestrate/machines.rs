@@ -106,9 +106,11 @@ impl Core {
                     .table
                     .slot(session)
                     .is_some_and(|slot| slot.gateway.as_ref().is_none_or(|g| g == gateway));
+                let why: String = close_reason.chars().take(CLOSE_REASON_CHARS_MAX).collect();
                 if holds_it {
-                    let why = close_reason.chars().take(CLOSE_REASON_CHARS_MAX).collect();
                     self.session_ended(session, why, bytes_up, bytes_down);
+                } else {
+                    self.records.settled(session, gateway, &why, (bytes_up, bytes_down));
                 }
             }
         }
