@@ -7,6 +7,8 @@
 mod support;
 
 #[cfg(test)]
+mod gateway_tickets;
+#[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
 mod systemd_units;

@@ -1,3 +1,11 @@
 //! The harness: real programs and fake parties around Ringway.
 
+pub mod ca;
+pub mod fake_broker;
+pub mod gateway;
+pub mod legs;
+pub mod pattern;
+pub mod ports;
 pub mod programs;
+pub mod wait;
+pub mod world;
