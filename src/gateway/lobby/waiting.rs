@@ -21,8 +21,11 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
     let session = claims.session;
     let (waker, mut woken) = oneshot::channel();
     let registered = lock(&shared.pairing).wait(session, connection.peer.ip(), waker);
-    let asked = registered.and_then(|()| shared.ask(Request::Orchestrate { session }));
-    if let Err(code) = asked {
+    if let Err(code) = registered {
+        // Whoever waits for this session already goes on waiting.
+        return connection.refuse(&code.into()).await;
+    }
+    if let Err(code) = shared.ask(Request::Orchestrate { session }) {
         lock(&shared.pairing).take(session);
         return connection.refuse(&code.into()).await;
     }
