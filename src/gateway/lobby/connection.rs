@@ -79,6 +79,12 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether [`Connection::fill`] may be called: without room for a buffer's
+    /// worth, what the peer sends has to stay in its socket.
+    pub fn has_room(&self) -> bool {
+        self.tls.room() >= BUFFER_BYTES
+    }
+
     /// What has been received and not consumed.
     pub fn received(&self) -> &[u8] {
         self.tls.plaintext()

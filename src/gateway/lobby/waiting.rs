@@ -40,7 +40,7 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
                 Wake::Refused(Code::Internal.into())
             }),
             () = &mut deadline => break Wake::Refused(Code::HostDidNotArrive.into()),
-            readable = connection.wait_readable() => {
+            readable = connection.wait_readable(), if connection.has_room() => {
                 // Outside the select: a read that is under way must not be
                 // given up, or its bytes would be lost.
                 if readable.is_err() || connection.fill().await.is_err() {
