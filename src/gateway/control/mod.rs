@@ -23,7 +23,7 @@ use self::placing::Pending;
 use self::table::{ClientView, GatewayTable};
 use super::relay::Events;
 use super::relay::ring::bell_readiness;
-use super::shared::{Phase, Request, Requests, Shared};
+use super::shared::{Phase, Request, Requests, Shared, lock};
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use crate::core::codes::Code;
 use crate::core::selection::Candidate;
@@ -170,7 +170,11 @@ impl Control {
             Request::Place { question, answer } => self.place(question, answer),
             Request::Orchestrate { session } => self.orchestrate(session),
             Request::Started { session } => {
-                self.tell_broker(GatewayToBroker::SessionStarted { session });
+                // Its end comes over another queue and may have been first:
+                // a session that is over must not begin for the broker.
+                if lock(&self.shared.live).contains_key(&session) {
+                    self.tell_broker(GatewayToBroker::SessionStarted { session });
+                }
             }
             Request::GaveUp { session, code } => {
                 self.tell_broker(GatewayToBroker::SessionEnded {
@@ -227,7 +231,7 @@ impl Control {
 
     fn report_load(&self) {
         let connections = u32::try_from(self.shared.sessions()).unwrap_or(u32::MAX);
-        let waiting = super::shared::lock(&self.shared.pairing).len();
+        let waiting = lock(&self.shared.pairing).len();
         self.tell_broker(GatewayToBroker::Load {
             connections,
             waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
