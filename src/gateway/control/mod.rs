@@ -113,21 +113,20 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             Some(request) = parts.requests.recv() => control.on_request(request),
-            event = from_broker.recv() => match event {
-                Some(ChannelEvent::Message(message)) => {
+            Some(event) = from_broker.recv() => match event {
+                ChannelEvent::Message(message) => {
                     control.on_broker(message);
                     probes.follow(control.table.entries(), &shared.id);
                 }
-                Some(ChannelEvent::Up) => {
+                ChannelEvent::Up => {
                     shared.broker_connected.store(true, Relaxed);
                     tracing::info!("Connected to the broker");
                 }
-                Some(ChannelEvent::Down { reason, retry_in_ms, .. }) => {
+                ChannelEvent::Down { reason, retry_in_ms, .. } => {
                     shared.broker_connected.store(false, Relaxed);
                     tracing::warn!(%reason, retry_in_ms, "Lost the broker; live sessions go on");
                     control.pending.broker_is_gone(&shared);
                 }
-                None => {}
             },
             ready = bell.readable() => {
                 if let Ok(mut ready) = ready {
