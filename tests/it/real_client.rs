@@ -28,7 +28,7 @@ fn two_users_reach_xrdp_without_ringway() {
 /// All twelve steps between separate processes: two users, two gateways, the
 /// same session host, which listens on loopback only.
 #[test]
-fn step_12_two_users_reach_xrdp_through_two_gateways() {
+fn step12_two_users_reach_xrdp_through_two_gateways() {
     if !client_available() {
         return;
     }
