@@ -11,6 +11,8 @@ mod gateway_pairing;
 #[cfg(test)]
 mod gateway_peers;
 #[cfg(test)]
+mod gateway_relay;
+#[cfg(test)]
 mod gateway_tickets;
 #[cfg(test)]
 mod rdp_command;
