@@ -7,6 +7,8 @@
 mod support;
 
 #[cfg(test)]
+mod gateway_lifecycle;
+#[cfg(test)]
 mod gateway_pairing;
 #[cfg(test)]
 mod gateway_peers;
