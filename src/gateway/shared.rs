@@ -217,6 +217,17 @@ impl Shared {
         waker.is_some_and(|waker| waker.send(Wake::Refused(refusal)).is_ok())
     }
 
+    /// Wakes every client that waits. Returns how many there were.
+    pub fn refuse_all_waiting(&self, refusal: &Refusal) -> usize {
+        let wakers = lock(&self.pairing).take_all();
+        let count = wakers.len();
+        for waker in wakers {
+            // One that is leaving does not need to be told.
+            let _ = waker.send(Wake::Refused(refusal.clone()));
+        }
+        count
+    }
+
     pub fn count_refusal(&self, code: Code) {
         *lock(&self.counters.refusals).entry(code).or_insert(0) += 1;
     }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use aws_lc_rs::signature::Ed25519KeyPair;
-use ringway::channel::pump::{self, Outbox, PumpRules};
+use ringway::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use ringway::core::clock::UnixMillis;
-use ringway::core::codes::Refusal;
+use ringway::core::codes::{Code, Refusal};
 use ringway::core::ids::{GatewayId, HostId, SessionId};
 use ringway::core::tickets::{Claims, Role, TicketSigner};
 use ringway::wire::channel::{BrokerToGateway, GatewayEntry, GatewayToBroker, Placement, VERSION};
@@ -53,6 +53,7 @@ struct Inner {
 
 struct State {
     heard: Vec<Heard>,
+    goodbyes: Vec<Code>,
     connected: HashMap<GatewayId, Outbox<BrokerToGateway>>,
     table: Vec<GatewayEntry>,
     place: Answer,
@@ -64,6 +65,7 @@ impl FakeBroker {
     pub fn start(ca: &Arc<TestCa>) -> Self {
         let state = State {
             heard: Vec::new(),
+            goodbyes: Vec::new(),
             connected: HashMap::new(),
             table: Vec::new(),
             place: Answer::Yes,
@@ -167,6 +169,11 @@ impl FakeBroker {
         })
     }
 
+    /// With which words gateways have left.
+    pub fn goodbyes(&self) -> Vec<Code> {
+        self.state().goodbyes.clone()
+    }
+
     pub fn claims(&self, role: Role, session: SessionId, gateway: &GatewayId) -> Claims {
         claims(role, session, gateway)
     }
@@ -207,8 +214,12 @@ impl Inner {
             }
         };
         let rules = PumpRules::default();
-        let (_end, ()) = tokio::join!(pump::drive(socket, rules, queue, inbound), answering);
-        self.state.lock().unwrap().connected.remove(&gateway);
+        let (end, ()) = tokio::join!(pump::drive(socket, rules, queue, inbound), answering);
+        let mut state = self.state.lock().unwrap();
+        state.connected.remove(&gateway);
+        if let PumpEnd::PeerSaidGoodbye(refusal) = end {
+            state.goodbyes.push(refusal.code);
+        }
     }
 
     fn on_message(

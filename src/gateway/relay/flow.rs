@@ -272,7 +272,8 @@ impl Path<'_> {
     /// The sender changed its key and asks for ours (RFC 8446 4.6.3): the
     /// answer goes out in order among that leg's records.
     fn answer_key_update(&mut self) -> Result<(), FlowError> {
-        if self.from.records.key_update_owed() {
+        // Not owed any more by a direction that has ended.
+        if self.from.records.wants_key_update() {
             self.from
                 .append_control(self.arena, self.now_us, |records, out| {
                     records.seal_key_update(out, false)
