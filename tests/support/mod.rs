@@ -4,5 +4,6 @@ pub mod deployment;
 pub mod desktop;
 pub mod process;
 pub mod programs;
+pub mod service_manager;
 pub mod wait;
 pub mod xrdp;
