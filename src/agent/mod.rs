@@ -171,7 +171,7 @@ impl Agent {
         let (connected, connection) = watch::channel(false);
         let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
         let service = Service { desk, channel, events, asked, connected, grace };
-        tracing::info!(name = %enrolment.record.name, target = %config.target, "Started the agent");
+        tracing::info!(name = %enrolment.record.name, rdp_server = %config.target, "Started the agent");
         Ok(Self { seats, connected: connection, requests, task: tokio::spawn(service.run()) })
     }
 

@@ -338,3 +338,49 @@ async fn a_machine_that_is_not_enrolled_does_not_start() {
     let error = Agent::start(&config, target, None).unwrap_err();
     assert!(error.to_string().contains("run ringway enroll"), "{error}");
 }
+
+/// The same with the real broker: enrolled with its token alone, welcomed, and
+/// gone from its table after the goodbye.
+#[tokio::test]
+async fn our_own_broker_enrols_and_welcomes_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "listen = '127.0.0.1:0'\npublic_url = 'https://localhost'\nserver_names = ['localhost']\n\
+         state_dir = '{}'\npools = [{{ name = 'office' }}]\n",
+        folder.path().join("broker").display()
+    );
+    let broker =
+        crate::broker::Broker::start(toml::from_str(&config).unwrap(), None).await.unwrap();
+    let ttl = Duration::from_secs(60);
+    let pool = Some("office".parse().unwrap());
+    let token = broker.create_enrol_token(MachineRole::Agent, pool, ttl, 1).await.unwrap();
+    let state_dir = folder.path().join("agent");
+    let settings = crate::channel::enroll::EnrolSettings {
+        broker: format!("https://localhost:{}", broker.address().port()).parse().unwrap(),
+        token: token.parse().unwrap(),
+        role: MachineRole::Agent,
+        state_dir: state_dir.clone(),
+        name: "host-9".into(),
+        server_names: Vec::new(),
+        ca: None,
+        force: false,
+        limits: crate::dial::testing::short_limits(),
+    };
+    crate::channel::enroll::enroll(&settings).await.unwrap();
+
+    let config = AgentConfig::new(state_dir);
+    let agent = Agent::start(&config, Arc::new(tcp_target(&config).unwrap()), None).unwrap();
+    timeout(Duration::from_secs(10), agent.connected()).await.unwrap();
+    let hosts = broker.snapshot().await.hosts;
+    assert_eq!(hosts.len(), 1);
+    assert_eq!((hosts[0].host.as_str(), hosts[0].connected), ("host-9", true));
+    agent.shutdown().await;
+    timeout(Duration::from_secs(10), async {
+        while broker.snapshot().await.hosts.iter().any(|host| host.connected) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    broker.shutdown().await;
+}

@@ -41,12 +41,13 @@ use zeroize::Zeroizing;
 use crate::config::broker::BrokerConfig;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
-use crate::core::ids::{HostId, PoolId};
+use crate::core::ids::{HostId, PoolId, SessionId};
+use crate::core::selection::Explain;
 use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::{Teller, Timeline};
 use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key};
-use crate::wire::admin::BrokerSnapshot;
+use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::enroll::MachineRole;
 use crate::wire::rdp_signature::Signer;
 use ca::Authority;
@@ -193,6 +194,13 @@ impl Broker {
     /// Hosts, gateways and sessions at this moment.
     pub async fn snapshot(&self) -> BrokerSnapshot {
         self.shared.core.snapshot().await
+    }
+
+    /// What is known of a session, live or over, and why it is where it is.
+    pub async fn explain(&self, session: SessionId) -> Option<(SessionView, Explain)> {
+        let (answer, explained) = oneshot::channel();
+        self.shared.core.send(orchestrate::Command::Explain { session, answer }).await;
+        explained.await.ok().flatten()
     }
 
     /// Says goodbye on all channels and stops. Live sessions do not notice.

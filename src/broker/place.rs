@@ -10,6 +10,9 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
 use crate::wire::channel::PlaceRequest;
 
+const EXPLAIN_LINES_MAX: usize = 256;
+const CLIENT_ADDRESS_CHARS_MAX: usize = 64;
+
 /// Judges a request that a gateway passed on.
 ///
 /// # Errors
@@ -27,6 +30,9 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         "Validated a connection request"
     );
     shared.teller.tell(8, Some(place.session), format!("{} may have {}", user.name, resource.id));
+    // Kept with the session: an entry gateway cannot make the record large.
+    place.explain.lines.truncate(EXPLAIN_LINES_MAX);
+    place.client_address = place.client_address.chars().take(CLIENT_ADDRESS_CHARS_MAX).collect();
     Ok(Judged {
         request: place.request,
         session: place.session,

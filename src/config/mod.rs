@@ -54,8 +54,10 @@ pub enum Command {
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Check { file } = command;
-    match read(&file) {
-        Ok(_) => {
+    let checked =
+        read(&file).and_then(|content| content.broker.map_or(Ok(()), |broker| broker.check(&file)));
+    match checked {
+        Ok(()) => {
             println!("{}: ok", file.display());
             Ok(ExitCode::SUCCESS)
         }

@@ -13,15 +13,17 @@ use rustls::RootCertStore;
 
 use crate::agent::{Agent, Target};
 use crate::broker::Broker;
+use crate::broker::orchestrate::HOST_ENDED;
 use crate::channel::enroll::{EnrolSettings, enroll};
 use crate::config::agent::AgentConfig;
 use crate::config::broker::{BrokerConfig, Identity};
 use crate::config::gateway::GatewayConfig;
-use crate::core::ids::{HostId, PoolId};
+use crate::core::ids::{HostId, PoolId, SessionId};
 use crate::dial::DialLimits;
 use crate::gateway::Gateway;
 use crate::observe::timeline::Timeline;
 use crate::tls::identity::read_roots;
+use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::enroll::MachineRole;
 
 /// The name of everything here: certificates are for it, and it resolves to
@@ -30,10 +32,13 @@ pub const HOST: &str = "localhost";
 /// The one pool and the one desktop.
 pub const POOL: &str = "demo";
 pub const DESKTOP: &str = "desktop";
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(5);
 /// How long a fresh world may take until all its channels are open.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a world is made of.
+#[expect(missing_debug_implementations, reason = "a timeline is a closure")]
 pub struct WorldSettings {
     pub gateways: usize,
     pub sessions_per_host_max: u32,
@@ -60,6 +65,7 @@ impl Default for WorldSettings {
 }
 
 /// A running world.
+#[expect(missing_debug_implementations, reason = "its settings hold a closure")]
 pub struct World {
     pub broker: Broker,
     pub broker_config: BrokerConfig,
@@ -189,16 +195,37 @@ impl World {
     pub async fn until(
         &self,
         what: &str,
-        wanted: impl Fn(&Self, &crate::wire::admin::BrokerSnapshot) -> bool,
+        wanted: impl Fn(&Self, &BrokerSnapshot) -> bool,
     ) -> anyhow::Result<()> {
         let reached = async {
             while !wanted(self, &self.broker.snapshot().await) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(POLL).await;
             }
         };
         tokio::time::timeout(READY_TIMEOUT, reached)
             .await
             .with_context(|| format!("waiting until {what}"))
+    }
+
+    /// What the broker keeps of a session that is over, once it is.
+    ///
+    /// # Errors
+    /// When it is not over in time.
+    pub async fn ended(&self, session: SessionId) -> anyhow::Result<SessionView> {
+        let ended = async {
+            loop {
+                match self.broker.explain(session).await {
+                    // The host may tell first; the gateway knows why.
+                    Some((view, _)) if view.end.as_deref().is_some_and(|e| e != HOST_ENDED) => {
+                        return view;
+                    }
+                    _ => tokio::time::sleep(POLL).await,
+                }
+            }
+        };
+        tokio::time::timeout(READY_TIMEOUT, ended)
+            .await
+            .with_context(|| format!("waiting until session {session} is over"))
     }
 
     /// Ends everything in order and removes its files.

@@ -185,7 +185,9 @@ impl Shared {
             if self.is_draining() {
                 return Err(Code::GatewayDraining);
             }
-            if self.sessions() >= u64::from(self.config.limits.sessions_max) {
+            // Those who wait will be sessions: counting them keeps the limit.
+            let taken = self.sessions() + lock(&self.pairing).len() as u64;
+            if taken >= u64::from(self.config.limits.sessions_max) {
                 return Err(Code::GatewayFull);
             }
         }

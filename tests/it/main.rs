@@ -7,6 +7,12 @@
 mod support;
 
 #[cfg(test)]
+mod gateway_pairing;
+#[cfg(test)]
+mod gateway_peers;
+#[cfg(test)]
+mod gateway_tickets;
+#[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
 mod real_client;

@@ -1,19 +1,54 @@
-//! Waiting for a condition, with a deadline. Nothing sleeps and hopes.
+//! Waiting for something to become true, never for time to pass.
 
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+/// Longer than anything takes on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Waits until `condition` holds; fails the test when it never does.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The same for something that has a value once it is there.
+pub async fn until_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    until(what, || {
+        found = look();
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Waits for a future; fails the test when it does not end.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("did not end within {PATIENCE:?}: {what}"),
+    }
+}
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Looks until there is something to return. `None` when the deadline passed.
 pub fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + limit;
+    let deadline = std::time::Instant::now() + limit;
     loop {
         if let Some(found) = look() {
             return Some(found);
         }
-        if Instant::now() >= deadline {
+        if std::time::Instant::now() >= deadline {
             return None;
         }
         std::thread::sleep(INTERVAL);

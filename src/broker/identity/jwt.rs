@@ -230,7 +230,8 @@ pub(in crate::broker) mod tests {
     #[test]
     fn a_right_token_names_user_and_groups() {
         let key = IssuerKey::new("k1");
-        let user = verify(&key.token(&claims()), &rules(), &[key.jwk.clone()], NOW_S).unwrap();
+        let keys = std::slice::from_ref(&key.jwk);
+        let user = verify(&key.token(&claims()), &rules(), keys, NOW_S).unwrap();
         assert_eq!(
             (user.name.as_str(), user.groups.as_slice()),
             ("ann", &["staff".to_owned()][..])

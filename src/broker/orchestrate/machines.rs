@@ -10,6 +10,9 @@ use crate::wire::channel::{
     BrokerToAgent, BrokerToGateway, GatewayEntry, GatewayToBroker, VERSION,
 };
 
+/// The gateways' reasons are names from a closed list.
+const CLOSE_REASON_CHARS_MAX: usize = 64;
+
 impl Core {
     pub(super) fn agent_connected(
         &mut self,
@@ -103,8 +106,11 @@ impl Core {
                     .table
                     .slot(session)
                     .is_some_and(|slot| slot.gateway.as_ref().is_none_or(|g| g == gateway));
+                let why: String = close_reason.chars().take(CLOSE_REASON_CHARS_MAX).collect();
                 if holds_it {
-                    self.session_ended(session, close_reason, bytes_up, bytes_down);
+                    self.session_ended(session, why, bytes_up, bytes_down);
+                } else {
+                    self.records.settled(session, gateway, &why, (bytes_up, bytes_down));
                 }
             }
         }

@@ -8,6 +8,8 @@ mod machines;
 mod records;
 mod sessions;
 
+pub use records::HOST_ENDED;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! The life of one session, from its place to its end (steps 8 to 11).
 
+use super::records::HOST_ENDED;
 use super::{Core, Judged, PendingOrder};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
@@ -172,7 +173,7 @@ impl Core {
                         .slot(session)
                         .filter(|slot| slot.phase != Phase::Live)
                         .and_then(|slot| slot.gateway.clone());
-                    self.session_ended(session, "host_ended".into(), bytes_up, bytes_down);
+                    self.session_ended(session, HOST_ENDED.into(), bytes_up, bytes_down);
                     if let Some(gateway) = waiting_gateway {
                         self.cancel_at_gateway(&gateway, session, Code::HostGone.into());
                     }

@@ -28,7 +28,7 @@ use crate::wire::enroll::{EnrolRequest, EnrolResponse, MachineRole};
 pub use enrolment::{Enrolment, EnrolmentError, Record};
 pub use token::{EnrolToken, EnrolTokenError};
 
-use enrolment::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, RECORD_FILE};
+pub use enrolment::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, RECORD_FILE};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

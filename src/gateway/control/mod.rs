@@ -23,7 +23,7 @@ use self::placing::Pending;
 use self::table::{ClientView, GatewayTable};
 use super::relay::Events;
 use super::relay::ring::bell_readiness;
-use super::shared::{Phase, Request, Requests, Shared};
+use super::shared::{Phase, Request, Requests, Shared, lock};
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use crate::core::codes::Code;
 use crate::core::selection::Candidate;
@@ -113,21 +113,20 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             Some(request) = parts.requests.recv() => control.on_request(request),
-            event = from_broker.recv() => match event {
-                Some(ChannelEvent::Message(message)) => {
+            Some(event) = from_broker.recv() => match event {
+                ChannelEvent::Message(message) => {
                     control.on_broker(message);
                     probes.follow(control.table.entries(), &shared.id);
                 }
-                Some(ChannelEvent::Up) => {
+                ChannelEvent::Up => {
                     shared.broker_connected.store(true, Relaxed);
                     tracing::info!("Connected to the broker");
                 }
-                Some(ChannelEvent::Down { reason, retry_in_ms, .. }) => {
+                ChannelEvent::Down { reason, retry_in_ms, .. } => {
                     shared.broker_connected.store(false, Relaxed);
                     tracing::warn!(%reason, retry_in_ms, "Lost the broker; live sessions go on");
                     control.pending.broker_is_gone(&shared);
                 }
-                None => {}
             },
             ready = bell.readable() => {
                 if let Ok(mut ready) = ready {
@@ -171,7 +170,11 @@ impl Control {
             Request::Place { question, answer } => self.place(question, answer),
             Request::Orchestrate { session } => self.orchestrate(session),
             Request::Started { session } => {
-                self.tell_broker(GatewayToBroker::SessionStarted { session });
+                // Its end comes over another queue and may have been first:
+                // a session that is over must not begin for the broker.
+                if lock(&self.shared.live).contains_key(&session) {
+                    self.tell_broker(GatewayToBroker::SessionStarted { session });
+                }
             }
             Request::GaveUp { session, code } => {
                 self.tell_broker(GatewayToBroker::SessionEnded {
@@ -228,7 +231,7 @@ impl Control {
 
     fn report_load(&self) {
         let connections = u32::try_from(self.shared.sessions()).unwrap_or(u32::MAX);
-        let waiting = super::shared::lock(&self.shared.pairing).len();
+        let waiting = lock(&self.shared.pairing).len();
         self.tell_broker(GatewayToBroker::Load {
             connections,
             waiting: u32::try_from(waiting).unwrap_or(u32::MAX),

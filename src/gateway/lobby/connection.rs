@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv};
@@ -77,6 +78,12 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether [`Connection::fill`] may be called: without room for a buffer's
+    /// worth, what the peer sends has to stay in its socket.
+    pub fn has_room(&self) -> bool {
+        self.tls.room() >= BUFFER_BYTES
     }
 
     /// What has been received and not consumed.
@@ -155,6 +162,9 @@ impl Connection {
     /// answer arrive.
     pub async fn refuse(mut self, refusal: &Refusal) {
         self.shared.count_refusal(refusal.code);
+        if refusal.code == Code::RequestTimeout {
+            self.shared.counters.timeouts.fetch_add(1, Relaxed);
+        }
         tracing::info!(
             peer = %self.peer,
             code = %refusal.code,

@@ -36,12 +36,7 @@ pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
         let head = match read_head(&mut connection).await {
             Ok(head) => head,
             Err(NoHead::Left) => return,
-            Err(NoHead::Refused(code)) => {
-                if code == Code::RequestTimeout {
-                    shared.counters.timeouts.fetch_add(1, Relaxed);
-                }
-                return connection.refuse(&code.into()).await;
-            }
+            Err(NoHead::Refused(code)) => return connection.refuse(&code.into()).await,
         };
         let outcome = match (head.method.as_str(), head.path.trim_end_matches('/')) {
             ("GET", "/probe") => {

@@ -21,8 +21,11 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
     let session = claims.session;
     let (waker, mut woken) = oneshot::channel();
     let registered = lock(&shared.pairing).wait(session, connection.peer.ip(), waker);
-    let asked = registered.and_then(|()| shared.ask(Request::Orchestrate { session }));
-    if let Err(code) = asked {
+    if let Err(code) = registered {
+        // Whoever waits for this session already goes on waiting.
+        return connection.refuse(&code.into()).await;
+    }
+    if let Err(code) = shared.ask(Request::Orchestrate { session }) {
         lock(&shared.pairing).take(session);
         return connection.refuse(&code.into()).await;
     }
@@ -37,7 +40,7 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
                 Wake::Refused(Code::Internal.into())
             }),
             () = &mut deadline => break Wake::Refused(Code::HostDidNotArrive.into()),
-            readable = connection.wait_readable() => {
+            readable = connection.wait_readable(), if connection.has_room() => {
                 // Outside the select: a read that is under way must not be
                 // given up, or its bytes would be lost.
                 if readable.is_err() || connection.fill().await.is_err() {
