@@ -10,6 +10,7 @@ pub mod pattern;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod service_manager;
 pub mod wait;
 pub mod world;
 pub mod xrdp;
