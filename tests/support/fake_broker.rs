@@ -133,10 +133,6 @@ impl FakeBroker {
         assert!(state.connected.get(gateway).is_some_and(|outbox| outbox.post(message)));
     }
 
-    pub fn is_connected(&self, gateway: &GatewayId) -> bool {
-        self.state().connected.contains_key(gateway)
-    }
-
     /// Everything heard so far that `pick` wants.
     pub fn heard<T>(&self, pick: impl Fn(&Heard) -> Option<T>) -> Vec<T> {
         self.state().heard.iter().filter_map(pick).collect()

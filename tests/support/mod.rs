@@ -3,9 +3,11 @@
 pub mod ca;
 pub mod fake_broker;
 pub mod gateway;
+pub mod gateway_process;
 pub mod legs;
 pub mod pattern;
 pub mod ports;
 pub mod programs;
+pub mod pusher;
 pub mod wait;
 pub mod world;
