@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway::core::codes::Code;
+use ringway::wire::channel::GatewayToBroker;
 use rustls::ClientConfig;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::support::ca::TestCa;
 use crate::support::fake_broker::FakeBroker;
 use crate::support::gateway_process::GatewayProcess;
-use crate::support::legs::End;
+use crate::support::legs::{End, dial};
 use crate::support::wait::{until, within};
 use crate::support::world::{Pair, pair_at};
 
@@ -95,6 +97,42 @@ async fn sigterm_gives_live_sessions_their_grace_and_then_one_reason() {
     assert_eq!(pair.host.end().await, End::Clean);
     let status = setting.process.exit().await;
     assert!(status.success(), "{status}: {}", setting.process.log());
-    assert_eq!(setting.broker.endings(pair.session), ["gateway_shutdown"]);
-    assert_eq!(setting.broker.goodbyes(), [Code::GatewayDraining]);
+    assert_eq!(setting.broker.close_reason(pair.session).await, "gateway_shutdown");
+    assert_eq!(setting.broker.goodbye().await, Code::GatewayDraining);
+}
+
+/// However connections and sessions end, their descriptors go with them.
+#[tokio::test]
+async fn no_descriptor_is_left_behind() {
+    let setting = Setting::start(1_024, "handshake_timeout_ms = 60000");
+    drop(setting.first_pair().await);
+    let address = setting.process.port.address();
+    let session_ends = || {
+        setting
+            .broker
+            .heard(|heard| match heard.message {
+                GatewayToBroker::SessionEnded { .. } => Some(()),
+                _ => None,
+            })
+            .len()
+    };
+    until("the first session is over", || session_ends() == 1).await;
+    let before = setting.process.open_descriptors();
+
+    for round in 0..20 {
+        let mut pair = setting.pair().await.unwrap();
+        match round % 4 {
+            0 => pair.client.close().await,
+            1 => pair.client.reset(),
+            2 => pair.host.cut().await,
+            _ => pair.host.send_raw(&[23, 3, 3, 0, 30, 0, 0, 0]).await,
+        }
+        let mut garbage = TcpStream::connect(address).await.unwrap();
+        garbage.write_all(b"SSH-2.0-garbage\r\n").await.unwrap();
+        let mut refused = dial(address, &setting.tls).await;
+        assert_eq!(refused.ask("GET / HTTP/1.1\r\n\r\n").await.code(), Code::NotFound);
+        drop(TcpStream::connect(address).await.unwrap());
+    }
+    until("all sessions are over", || session_ends() == 21).await;
+    until("all descriptors are closed", || setting.process.open_descriptors() <= before).await;
 }

@@ -98,12 +98,8 @@ impl World {
         Bystander::start(self.pair().await)
     }
 
-    /// How a session ended; it must be told exactly once.
     pub async fn close_reason(&self, session: SessionId) -> String {
-        until("the broker hears of the end", || !self.broker.endings(session).is_empty()).await;
-        let mut endings = self.broker.endings(session);
-        assert_eq!(endings.len(), 1, "{endings:?}");
-        endings.remove(0)
+        self.broker.close_reason(session).await
     }
 }
 
