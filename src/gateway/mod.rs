@@ -27,7 +27,7 @@ pub use self::admin::Desk;
 use self::control::{Parts, Question};
 use self::relay::ring::RingSettings;
 use self::relay::{Command, Events, RelayWorker, WorkerSettings};
-use self::shared::{Phase, Shared, lock};
+use self::shared::{Phase, Shared};
 use crate::channel::client::ChannelSettings;
 use crate::channel::enroll::Enrolment;
 use crate::config::gateway::GatewayConfig;
@@ -125,8 +125,7 @@ impl Gateway {
     pub async fn shutdown(self, grace: Duration) {
         let _ = self.phase_changes.send(Phase::Draining).await;
         let shared = &self.shared;
-        let is_empty = || shared.sessions() == 0 && lock(&shared.pairing).is_empty();
-        wait_at_most(grace, is_empty).await;
+        wait_at_most(grace, || shared.places_taken() == 0).await;
         if shared.refuse_all_waiting(&Code::GatewayDraining.into()) > 0 {
             let lobby = &shared.counters.connections_now;
             wait_at_most(LAST_ANSWERS, || lobby.load(Relaxed) == 0).await;

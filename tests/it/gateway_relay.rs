@@ -1,21 +1,19 @@
 //! Steps 11 and 12: the relayed bytes, at full speed and at no speed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
 
 use ringway::gateway::control::Question;
 use ringway::gateway::shared::lock;
 use ringway::tls::settings::TlsSettings;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, SupportedProtocolVersion};
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, sleep};
 
-use crate::support::legs::{End, Leg, how};
+use crate::support::legs::{End, how};
 use crate::support::pattern;
-use crate::support::wait::{PATIENCE, until, within};
+use crate::support::pusher::{Pusher, small_socket_buffers};
+use crate::support::wait::{until, within};
 use crate::support::world::{Pair, World};
 
 const MIB: usize = 1024 * 1024;
@@ -80,7 +78,7 @@ async fn step_12_bytes_pass_both_ways_at_once_under_every_suite() {
         assert!(["client_closed", "host_closed"].contains(&reason.as_str()), "{reason}");
     }
     let measured = world.gateway.gateway().desk().ask(Question::Histograms).await.unwrap();
-    assert!(measured.up_us.len() > 0 && measured.down_us.len() > 0);
+    assert!(!measured.up_us.is_empty() && !measured.down_us.is_empty());
 }
 
 #[tokio::test]
@@ -227,58 +225,6 @@ async fn a_key_update_after_the_other_direction_closed_is_followed() {
     assert_eq!(world.close_reason(pair.session).await, "host_closed");
 }
 
-/// Pushes until nothing moves any more; gives back what was taken.
-struct Pusher {
-    taken: Arc<AtomicUsize>,
-    pushing: tokio::task::JoinHandle<
-        tokio::io::WriteHalf<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>,
-    >,
-    // Dropping it would close the connection.
-    _reading: tokio::io::ReadHalf<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>,
-}
-
-impl Pusher {
-    fn start(leg: Leg, length: usize) -> Self {
-        const STEP: usize = 64 * 1024;
-        let taken = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&taken);
-        let (reading, mut writing) = tokio::io::split(leg.0);
-        let pushing = tokio::spawn(async move {
-            for at in (0..length).step_by(STEP) {
-                let end = (at + STEP).min(length);
-                pattern::send(&mut writing, 1, at..end, STEP).await.unwrap();
-                count.store(end, Relaxed);
-            }
-            writing
-        });
-        Self { taken, pushing, _reading: reading }
-    }
-
-    /// Waits until the sender has been at a standstill for a while.
-    async fn stalled(&self) -> usize {
-        const STANDSTILL: Duration = Duration::from_millis(300);
-        let deadline = Instant::now() + PATIENCE;
-        let (mut last, mut since) = (0, Instant::now());
-        loop {
-            let now = self.taken.load(Relaxed);
-            if now != last {
-                (last, since) = (now, Instant::now());
-            } else if now > 0 && since.elapsed() >= STANDSTILL {
-                return now;
-            }
-            assert!(Instant::now() < deadline, "the sender never stalled");
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-/// Keeps the kernel's share of what is under way small and fixed.
-fn small_socket_buffers(leg: &Leg) {
-    let socket = SockRef::from(leg.0.get_ref().0);
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
-    socket.set_send_buffer_size(64 * 1024).unwrap();
-}
-
 #[tokio::test]
 async fn a_slow_reader_holds_its_sender_back_and_loses_nothing() {
     const LENGTH: usize = 64 * MIB;
@@ -346,7 +292,12 @@ async fn a_session_ends_although_its_output_cannot_be_delivered() {
     let Pair { session, client, host } = world.pair().await;
     small_socket_buffers(&host);
     let pusher = Pusher::start(client, 64 * MIB);
-    until("the sender is held back", || world.gateway.held_back() > 0).await;
+    pusher.stalled().await;
+    // A session at a standstill costs nothing: the worker sleeps.
+    let enters = &world.gateway.shared().workers[0].stats.enters;
+    let before = enters.load(Relaxed);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(enters.load(Relaxed) < before + 50, "the worker does not sleep");
     let refusal = ringway::core::codes::Refusal::new(ringway::core::codes::Code::HostGone);
     let cancel = ringway::wire::channel::BrokerToGateway::Cancel { session, refusal };
     world.broker.send(&world.gateway.id, cancel);

@@ -20,6 +20,7 @@ use tokio_tungstenite::accept_async;
 
 use super::ca::TestCa;
 use super::ports::ReservedPort;
+use super::wait::until;
 
 /// The host that every placement and ticket names.
 pub const HOST: &str = "host-1";
@@ -133,10 +134,6 @@ impl FakeBroker {
         assert!(state.connected.get(gateway).is_some_and(|outbox| outbox.post(message)));
     }
 
-    pub fn is_connected(&self, gateway: &GatewayId) -> bool {
-        self.state().connected.contains_key(gateway)
-    }
-
     /// Everything heard so far that `pick` wants.
     pub fn heard<T>(&self, pick: impl Fn(&Heard) -> Option<T>) -> Vec<T> {
         self.state().heard.iter().filter_map(pick).collect()
@@ -169,9 +166,18 @@ impl FakeBroker {
         })
     }
 
-    /// With which words gateways have left.
-    pub fn goodbyes(&self) -> Vec<Code> {
-        self.state().goodbyes.clone()
+    /// Waits until it hears how a session ended, which must be told once.
+    pub async fn close_reason(&self, session: SessionId) -> String {
+        until("the broker hears of the end", || !self.endings(session).is_empty()).await;
+        let mut endings = self.endings(session);
+        assert_eq!(endings.len(), 1, "{endings:?}");
+        endings.remove(0)
+    }
+
+    /// Waits for the first goodbye of a gateway.
+    pub async fn goodbye(&self) -> Code {
+        until("a gateway says goodbye", || !self.state().goodbyes.is_empty()).await;
+        self.state().goodbyes[0]
     }
 
     pub fn claims(&self, role: Role, session: SessionId, gateway: &GatewayId) -> Claims {
