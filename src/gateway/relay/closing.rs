@@ -54,19 +54,13 @@ impl Worker {
     }
 
     pub fn on_socket_failure(&mut self, index: usize, side: Side, errno: i32) {
-        let Some(session) = self.sessions.get(index) else { return };
-        if session.ending.is_some() {
-            // Expected: cutting a session fails what is in flight.
-            self.cut(index);
-            return;
-        }
         let reason = match side {
             Side::Client => CloseReason::ClientReset,
             Side::Host => CloseReason::HostReset,
         };
-        let detail = std::io::Error::from_raw_os_error(errno).to_string();
-        self.end(index, reason, Some(detail));
-        // Nothing more reaches that side, so waiting for it is pointless.
+        // The first reason stays: an ending session fails in more ways than one.
+        self.end(index, reason, Some(std::io::Error::from_raw_os_error(errno).to_string()));
+        // Nothing more reaches that side; the other may still get its rest.
         if let Some(session) = self.sessions.get_mut(index) {
             discard_output(session, side, &mut self.arena);
         }
