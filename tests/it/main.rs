@@ -22,3 +22,7 @@ mod systemd_units;
 mod tidy;
 #[cfg(test)]
 mod twelve_steps;
+#[cfg(test)]
+mod world_host_faults;
+#[cfg(test)]
+mod world_path;
