@@ -271,11 +271,11 @@ impl World {
 
     /// Ends everything in order and removes its files.
     pub async fn shutdown(self) {
+        // Gateways first: agents would wait for sessions that are still live.
+        let gateways = self.gateways.into_iter().map(|gateway| gateway.shutdown(Duration::ZERO));
+        futures_util::future::join_all(gateways).await;
         for agent in self.agents {
             agent.shutdown().await;
-        }
-        for gateway in self.gateways {
-            gateway.shutdown(Duration::ZERO).await;
         }
         self.broker.shutdown().await;
     }
