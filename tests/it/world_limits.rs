@@ -96,6 +96,18 @@ async fn step09_a_full_pool_is_said_and_a_place_that_is_free_is_given_at_once() 
 }
 
 #[tokio::test]
+async fn step09_a_host_may_allow_less_than_its_pool() {
+    let settings = WorldSettings { adjust_agent: |agent| agent.sessions_max = 2, ..settings() };
+    let stage = Stage::start_with_host(settings, Echo).await;
+    assert_eq!(stage.host("host-1").await.sessions_max, 2);
+    let seats = join_all(["alice", "bob", "carol"].map(|user| stage.open(user))).await;
+    let (seated, refused): (Vec<_>, Vec<_>) = seats.into_iter().partition(Result::is_ok);
+    assert_eq!((seated.len(), refused.len()), (2, 1));
+    assert_eq!(refused[0].as_ref().unwrap_err().code, Code::PoolFull);
+    stage.shutdown().await;
+}
+
+#[tokio::test]
 async fn step09_fifty_at_once_get_exactly_the_ten_places_there_are() {
     let settings = WorldSettings { sessions_per_host_max: 5, ..settings() };
     let mut stage = Stage::start_with_host(settings, Echo).await;

@@ -32,7 +32,15 @@ impl Outside {
         let mut stage = Stage::start_with(WorldSettings { gateways: 0, ..settings() }).await;
         stage.world.add_host("host-1", Arc::new(Echo)).await.unwrap();
         let port = ReservedPort::new();
-        let state_dir = stage.world.enrol("gw-out", MachineRole::Gateway).await.unwrap();
+        stage.world.enrol("gw-out", MachineRole::Gateway).await.unwrap();
+        let gateway = Self::start_gateway(&stage, &port, grace_ms);
+        let outside = Self { stage, port, gateway };
+        outside.until_here().await;
+        outside
+    }
+
+    fn start_gateway(stage: &Stage, port: &ReservedPort, grace_ms: u64) -> Process {
+        let state_dir = stage.world.directory().join("gw-out");
         let config = format!(
             "[gateway]\nlisten = \"{}\"\nurl = \"https://{HOST}:{}\"\nstate_dir = {state_dir:?}\n\
              threads = {{ relay_workers = 1, pin = false, output_slots = 32 }}\n\
@@ -40,10 +48,12 @@ impl Outside {
             port.address(),
             port.address().port(),
         );
-        let gateway = start(&stage, "gateway", &config);
-        let here = stage.world.until("the gateway is here", |_, now| now.gateways.len() == 1);
+        start(stage, "gateway", &config)
+    }
+
+    async fn until_here(&self) {
+        let here = self.stage.world.until("the gateway is here", |_, now| now.gateways.len() == 1);
         here.await.unwrap();
-        Self { stage, port, gateway }
     }
 
     async fn place(&self, user: &str) -> Result<ConnectionResponse, Refusal> {
@@ -128,6 +138,27 @@ async fn step11_sigterm_ends_what_is_left_after_the_grace_with_one_reason() {
     assert!(exit(outside.gateway).await.success());
     outside.stage.until_free().await;
     assert_eq!(outside.stage.world.agents[0].live_sessions(), []);
+    outside.stage.shutdown().await;
+}
+
+#[tokio::test]
+async fn step11_the_death_of_a_gateway_frees_its_places() {
+    let mut outside = Outside::start(0).await;
+    let mut alice = outside.open("alice").await;
+    outside.gateway.kill();
+    assert!(matches!(alice.leg.end().await, End::Truncated | End::Reset));
+    // The host saw the end and told the broker.
+    outside.stage.until_free().await;
+    let (view, _) = outside.stage.explained(alice.session).await;
+    assert_eq!(view.end.as_deref(), Some("host_ended"));
+    let gone = outside.stage.world.until("it is missed", |_, now| now.gateways.is_empty());
+    gone.await.unwrap();
+    // Another one with the same name and key is as good.
+    outside.gateway = Outside::start_gateway(&outside.stage, &outside.port, 0);
+    outside.until_here().await;
+    let mut again = outside.open("alice").await;
+    again.leg.send(b"here I am again").await;
+    assert_eq!(again.leg.receive(15).await, b"here I am again");
     outside.stage.shutdown().await;
 }
 

@@ -70,6 +70,12 @@ impl Process {
         self.wait(limit)
     }
 
+    /// Ends it without asking.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
     /// Asks it to stop and does not wait.
     pub fn terminate(&self) {
         rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).ok();
@@ -87,7 +93,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.kill();
     }
 }

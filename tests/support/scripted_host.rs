@@ -4,7 +4,7 @@
 use ringway::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use ringway::channel::enroll::Enrolment;
 use ringway::core::codes::{Code, Refusal};
-use ringway::core::ids::{HostId, SessionId};
+use ringway::core::ids::SessionId;
 use ringway::core::tickets::Role;
 use ringway::dial::{DialLimits, Dialer};
 use ringway::tls::settings::TlsSettings;
@@ -17,7 +17,6 @@ use super::stage::{Stage, dial};
 use super::wait::within;
 
 pub struct ScriptedHost {
-    pub name: HostId,
     channel: ChannelHandle<AgentToBroker>,
     events: mpsc::Receiver<ChannelEvent<BrokerToAgent>>,
     dialer: Dialer,
@@ -38,7 +37,7 @@ impl ScriptedHost {
             live: vec![],
             capacity: 0,
         });
-        let mut host = Self { name: name.parse().unwrap(), channel, events, dialer };
+        let mut host = Self { channel, events, dialer };
         let welcome = host.heard().await;
         assert!(matches!(welcome, BrokerToAgent::Welcome { .. }), "{welcome:?}");
         host
