@@ -159,6 +159,8 @@ async fn step11_the_death_of_a_gateway_frees_its_places() {
     let mut again = outside.open("alice").await;
     again.leg.send(b"here I am again").await;
     assert_eq!(again.leg.receive(15).await, b"here I am again");
+    drop(again);
+    outside.stage.until_free().await;
     outside.stage.shutdown().await;
 }
 
