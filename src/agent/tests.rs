@@ -1,3 +1,5 @@
+//! An agent with a fake broker and a fake gateway, through the whole life of orders.
+
 use std::io;
 
 use futures_util::{SinkExt as _, StreamExt as _};

@@ -13,13 +13,13 @@ use tokio::time::timeout;
 
 use super::ca::machine_identity;
 use super::http::Refused;
-use super::listener::Peer;
 use super::orchestrate::{ChannelNumber, Command};
 use super::store::Machine;
 use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId};
+use crate::tls::listener::Peer;
 use crate::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker, MESSAGE_LENGTH_MAX,
     PlaceRequest, VERSION,

@@ -1,6 +1,6 @@
 //! The broker: machines' channels, enrolment, placement, tickets, feed.
 //!
-//! One port ([`listener`], [`http`]) takes everything; one task
+//! One port ([`http`]) takes everything; one task
 //! ([`orchestrate`]) owns the live state; one database ([`store`]) keeps what
 //! must not be lost; [`ca`] says who is a machine and [`identity`] who is a
 //! user.
@@ -12,7 +12,6 @@ pub mod enroll;
 pub mod feed;
 pub mod http;
 pub mod identity;
-pub mod listener;
 pub mod orchestrate;
 pub mod place;
 pub mod state_dir;
@@ -47,12 +46,12 @@ use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::{Teller, Timeline};
 use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key};
+use crate::tls::listener::{Peer, TlsListener};
 use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::enroll::MachineRole;
 use crate::wire::rdp_signature::Signer;
 use ca::Authority;
 use identity::Judge;
-use listener::{Peer, TlsListener};
 use state_dir::StateDir;
 use store::Store;
 
@@ -109,7 +108,7 @@ impl Broker {
         let identity = Judge::new(&config.identity, config.tls, request_timeout)?;
 
         let tls = Arc::new(server_tls(&config, &authority, now)?);
-        let listener = TlsListener::bind(config.listen, tls, config.limits)
+        let listener = TlsListener::bind(config.listen, tls, config.limits.listener())
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.address();

@@ -1,3 +1,5 @@
+//! The machines' side of the channel: reconnects, hellos, deadlines, goodbyes.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_tungstenite::accept_async;

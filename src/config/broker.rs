@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::core::ids::{PoolId, ResourceId};
 use crate::core::placement::FillOrder;
+use crate::tls::listener::ListenerLimits;
 use crate::tls::settings::TlsSettings;
 use crate::wire::feed::ResourceKind;
 
@@ -202,6 +203,21 @@ pub struct Limits {
     pub gateway_table_interval_ms: u64,
     /// One request to the identity provider.
     pub identity_timeout_ms: u64,
+}
+
+impl Limits {
+    /// What its port may hold.
+    #[must_use]
+    pub fn listener(&self) -> ListenerLimits {
+        ListenerLimits {
+            connections_max: self.connections_max,
+            handshakes_max: self.handshakes_max,
+            handshake_timeout_ms: self.handshake_timeout_ms,
+            // Twice the time after which a silent channel is given up: whatever
+            // is quiet for longer is neither a channel nor a request.
+            idle_timeout_ms: self.heartbeat_timeout_ms.max(self.request_timeout_ms) * 2,
+        }
+    }
 }
 
 impl Default for Limits {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
+use crate::tls::handshake::PLAINTEXT_LIMIT;
 use crate::tls::settings::TlsSettings;
 
 /// A gateway. Everything but `listen`, `url` and `state_dir` has a default.
@@ -209,6 +210,13 @@ impl GatewayConfig {
         if limits.head_bytes_max < 1_024 || limits.leg_output_bytes_max < 32 * 1024 {
             return bad("gateway.limits", "a byte limit is too small", "use the defaults");
         }
+        if limits.head_bytes_max.max(limits.body_bytes_max) > PLAINTEXT_LIMIT {
+            return bad(
+                "gateway.limits",
+                "a request would be larger than what the lobby keeps of one",
+                "choose at most 65536 for head_bytes_max and body_bytes_max",
+            );
+        }
         let waits = [
             limits.handshake_timeout_ms,
             limits.request_timeout_ms,
@@ -228,5 +236,31 @@ impl GatewayConfig {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(limits: &str) -> Result<(), ConfigError> {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nurl = \"https://gw:443\"\nstate_dir = \"/x\"\n[limits]\n{limits}"
+        );
+        toml::from_str::<GatewayConfig>(&text).unwrap().check(Path::new("gateway.toml"))
+    }
+
+    #[test]
+    fn limits_that_cannot_work_are_refused() {
+        assert!(check("").is_ok());
+        for bad in [
+            "body_bytes_max = 65537",
+            "head_bytes_max = 65537",
+            "head_bytes_max = 100",
+            "pair_timeout_ms = 0",
+            "sessions_max = 0",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,3 +1,5 @@
+//! Subscriptions against a fake feed: what is stored and what is refused.
+
 use std::sync::{Arc, Mutex};
 
 use tokio::io::AsyncWriteExt as _;

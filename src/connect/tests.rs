@@ -1,3 +1,5 @@
+//! The connector against a fake gateway: many clients, refusals, trust.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -69,6 +69,12 @@ impl<W> PairingTable<W> {
         Some(waker)
     }
 
+    /// Ends every wait: the gateway stops.
+    pub fn take_all(&mut self) -> Vec<W> {
+        self.count_by_address.clear();
+        self.waiting.drain().map(|(_, (_, waker))| waker).collect()
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
@@ -99,6 +105,8 @@ mod tests {
         assert_eq!(table.wait(session, address(2), "again"), Err(Code::TicketUsed));
         assert_eq!(table.take(session), Some("client"));
         assert_eq!(table.take(session), None);
+        assert_eq!(table.wait(session, address(1), "client"), Ok(()));
+        assert_eq!(table.take_all(), ["client"]);
         assert!(table.is_empty() && table.count_by_address.is_empty());
     }
 

@@ -13,7 +13,6 @@ use serde_json::json;
 
 pub mod clock;
 pub mod grants;
-pub mod https;
 pub mod issuer;
 pub mod picture;
 pub mod rdp_client;

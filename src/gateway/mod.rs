@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use self::shared::{Phase, Shared};
 use crate::channel::client::ChannelSettings;
 use crate::channel::enroll::Enrolment;
 use crate::config::gateway::GatewayConfig;
+use crate::core::codes::Code;
 use crate::dial::{DialLimits, Dialer};
 use crate::observe::close_reason::CloseReason;
 use crate::observe::timeline::Timeline;
@@ -41,6 +43,8 @@ use crate::wire::enroll::MachineRole;
 const QUESTIONS_MAX: usize = 64;
 /// How often a stopping gateway looks whether its sessions are gone.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// What the lobby may take to tell the clients that still wait.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// What delivering the last bytes may take beyond its own limit.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
@@ -115,27 +119,38 @@ impl Gateway {
         Desk::new(Arc::clone(&self.shared), self.questions.clone())
     }
 
-    /// Ends in good order: no new legs from now on, live sessions go on for
-    /// `grace`, what is left ends with one reason, and all threads are joined.
+    /// Ends in good order: no new legs from now on; live sessions, and clients
+    /// whose host is on its way, go on for `grace`; what is left ends with one
+    /// reason, and all threads are joined.
     pub async fn shutdown(self, grace: Duration) {
         let _ = self.phase_changes.send(Phase::Draining).await;
-        let deadline = Instant::now() + grace;
-        while self.shared.sessions() > 0 && Instant::now() < deadline {
-            sleep(DRAIN_POLL).await;
+        let shared = &self.shared;
+        wait_at_most(grace, || shared.places_taken() == 0).await;
+        if shared.refuse_all_waiting(&Code::GatewayDraining.into()) > 0 {
+            let lobby = &shared.counters.connections_now;
+            wait_at_most(LAST_ANSWERS, || lobby.load(Relaxed) == 0).await;
         }
-        for worker in &self.shared.workers {
+        for worker in &shared.workers {
             // A full queue drains within a turn of the worker.
-            while worker.tell(Command::Stop(CloseReason::GatewayShutdown)).is_err() {
+            while worker.tell(Command::Stop(CloseReason::GatewayShutdown)).is_err()
+                && !worker.is_finished()
+            {
                 sleep(DRAIN_POLL).await;
             }
         }
-        let limit = Duration::from_millis(self.shared.config.limits.drain_output_ms) + STOP_MARGIN;
-        let deadline = Instant::now() + limit;
-        while self.shared.sessions() > 0 && Instant::now() < deadline {
-            sleep(DRAIN_POLL).await;
-        }
+        let limit = Duration::from_millis(shared.config.limits.drain_output_ms) + STOP_MARGIN;
+        wait_at_most(limit, || shared.workers.iter().all(RelayWorker::is_finished)).await;
+        // Only now has every worker told everything, which the control thread
+        // passes on before it ends.
         let _ = self.phase_changes.send(Phase::Stopped).await;
         let joined = tokio::task::spawn_blocking(move || {
+            for worker in &self.shared.workers {
+                if worker.is_finished() {
+                    worker.join();
+                } else {
+                    tracing::error!("A relay worker does not stop");
+                }
+            }
             for thread in self.lobby {
                 if thread.join().is_err() {
                     tracing::error!("A lobby thread panicked");
@@ -150,6 +165,14 @@ impl Gateway {
         if joined.await.is_err() {
             tracing::error!("Joining the gateway's threads failed");
         }
+    }
+}
+
+/// Waits until `is_done`, or until the time is up.
+async fn wait_at_most(limit: Duration, is_done: impl Fn() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !is_done() && Instant::now() < deadline {
+        sleep(DRAIN_POLL).await;
     }
 }
 

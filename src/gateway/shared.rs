@@ -30,8 +30,26 @@ const USED_TICKETS_MAX: usize = 1_000_000;
 /// What wakes a client that waits for its session host.
 #[derive(Debug)]
 pub enum Wake {
-    Host(Box<Leg>),
+    Host(Box<Leg>, Joining),
     Refused(Refusal),
+}
+
+/// A session between the arrival of its host and its start at a worker: it
+/// waits no more and is not relayed yet, but its place is taken.
+#[derive(Debug)]
+pub struct Joining(Arc<AtomicU64>);
+
+impl Joining {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What the lobby asks of the control thread.
@@ -111,6 +129,7 @@ pub struct Shared {
     pub tickets: RwLock<TicketVerifier>,
     pub used: Mutex<UsedTickets>,
     pub pairing: Mutex<PairingTable<oneshot::Sender<Wake>>>,
+    joining: Arc<AtomicU64>,
     pub live: Mutex<HashMap<SessionId, LiveEntry>>,
     pub workers: Vec<RelayWorker>,
     pub requests: mpsc::Sender<Request>,
@@ -148,6 +167,7 @@ impl Shared {
             tickets: RwLock::default(),
             used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX)),
             pairing: Mutex::new(PairingTable::new(limits)),
+            joining: Arc::default(),
             live: Mutex::default(),
             workers,
             requests,
@@ -171,6 +191,24 @@ impl Shared {
         self.workers.iter().map(|w| w.stats.sessions.load(Ordering::Relaxed)).sum()
     }
 
+    /// Sessions that are relayed, and those that will be when their hosts come.
+    #[must_use]
+    pub fn places_taken(&self) -> u64 {
+        // In the order in which a session moves on, so that none is missed.
+        let pairing = lock(&self.pairing);
+        let before = pairing.len() as u64 + self.joining.load(Ordering::SeqCst);
+        drop(pairing);
+        before + self.sessions()
+    }
+
+    /// The client that a host has come for, if it still waits.
+    #[must_use]
+    pub fn take_waiting(&self, session: SessionId) -> Option<(oneshot::Sender<Wake>, Joining)> {
+        let mut pairing = lock(&self.pairing);
+        // Counted as joining before the lock is released.
+        pairing.take(session).map(|waker| (waker, Joining::new(&self.joining)))
+    }
+
     /// Checks a leg's ticket and uses it up (steps 8 and 10). Nobody is asked.
     ///
     /// # Errors
@@ -185,9 +223,7 @@ impl Shared {
             if self.is_draining() {
                 return Err(Code::GatewayDraining);
             }
-            // Those who wait will be sessions: counting them keeps the limit.
-            let taken = self.sessions() + lock(&self.pairing).len() as u64;
-            if taken >= u64::from(self.config.limits.sessions_max) {
+            if self.places_taken() >= u64::from(self.config.limits.sessions_max) {
                 return Err(Code::GatewayFull);
             }
         }
@@ -215,6 +251,17 @@ impl Shared {
     pub fn refuse_waiting(&self, session: SessionId, refusal: Refusal) -> bool {
         let waker = lock(&self.pairing).take(session);
         waker.is_some_and(|waker| waker.send(Wake::Refused(refusal)).is_ok())
+    }
+
+    /// Wakes every client that waits. Returns how many there were.
+    pub fn refuse_all_waiting(&self, refusal: &Refusal) -> usize {
+        let wakers = lock(&self.pairing).take_all();
+        let count = wakers.len();
+        for waker in wakers {
+            // One that is leaving does not need to be told.
+            let _ = waker.send(Wake::Refused(refusal.clone()));
+        }
+        count
     }
 
     pub fn count_refusal(&self, code: Code) {

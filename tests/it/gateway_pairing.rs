@@ -250,3 +250,29 @@ async fn no_session_begins_for_the_broker_after_it_ended() {
     });
     assert_eq!(ended.len(), 40);
 }
+
+/// Legs that were accepted by different lobby threads meet all the same, and
+/// sessions spread over the workers.
+#[tokio::test]
+async fn legs_meet_across_lobby_threads() {
+    let world = World::start_with(|config| {
+        config.threads.lobby_threads = 3;
+        config.threads.relay_workers = 2;
+    })
+    .await;
+    let mut pairs = Vec::new();
+    for _ in 0..20 {
+        pairs.push(world.pair().await);
+    }
+    for pair in &mut pairs {
+        pair.assert_alive().await;
+    }
+    let loads: Vec<u64> = world
+        .gateway
+        .shared()
+        .workers
+        .iter()
+        .map(|worker| worker.stats.sessions.load(std::sync::atomic::Ordering::Relaxed))
+        .collect();
+    assert_eq!(loads, [10, 10]);
+}

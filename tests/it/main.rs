@@ -7,9 +7,17 @@
 mod support;
 
 #[cfg(test)]
+mod gateway_lifecycle;
+#[cfg(test)]
 mod gateway_pairing;
 #[cfg(test)]
 mod gateway_peers;
+#[cfg(test)]
+mod gateway_process;
+#[cfg(test)]
+mod gateway_relay;
+#[cfg(test)]
+mod gateway_selection;
 #[cfg(test)]
 mod gateway_tickets;
 #[cfg(test)]

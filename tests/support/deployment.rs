@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use super::process::Process;
 use super::programs::{ringway, said};
-use super::wait::{free_address, listens, poll};
+use super::service_manager::{ServiceManager, WATCHDOG};
+use super::wait::{free_address, poll};
 
 pub const POOL: &str = "office";
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -24,9 +25,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 pub struct Deployment {
     folder: TempDir,
     broker_url: String,
-    broker: Process,
-    gateways: Vec<Process>,
-    agent: Process,
+    broker: Role,
+    gateways: Vec<Role>,
+    agent: Role,
+}
+
+/// A running role and what systemd would be to it.
+struct Role {
+    process: Process,
+    manager: ServiceManager,
 }
 
 impl Deployment {
@@ -37,7 +44,7 @@ impl Deployment {
         let address = free_address();
         let broker_url = format!("https://localhost:{}", address.port());
         write_config(place, "broker", &broker_config(place, address, &broker_url, users));
-        let broker = start_listening_role(place, "broker", "broker", address);
+        let broker = Role::start(place, "broker", "broker");
 
         let gateways: Vec<_> = (1..=gateways)
             .map(|number| start_gateway(place, &broker_url, &format!("gw-{number}")))
@@ -46,10 +53,10 @@ impl Deployment {
         let state = place.join("host-1");
         let config = format!("[agent]\nstate_dir = {state:?}\ntarget = \"{target}\"\n");
         write_config(place, "host-1", &config);
-        let agent = start_role(place, "agent", "host-1");
+        let agent = Role::start(place, "agent", "host-1");
         let deployment = Self { folder, broker_url, broker, gateways, agent };
-        for process in deployment.gateways.iter().chain([&deployment.agent]) {
-            let opened = poll(START_LIMIT, || events(process, "Opened the channel").pop());
+        for role in deployment.gateways.iter().chain([&deployment.agent]) {
+            let opened = poll(START_LIMIT, || role.events("Opened the channel").pop());
             assert!(opened.is_some(), "no channel to the broker\n{}", deployment.logs());
         }
         deployment
@@ -90,7 +97,7 @@ impl Deployment {
 
     /// What each gateway logged under that message, one JSON object a line.
     pub fn gateway_events(&self, message: &str) -> Vec<Vec<Value>> {
-        self.gateways.iter().map(|gateway| events(gateway, message)).collect()
+        self.gateways.iter().map(|gateway| gateway.events(message)).collect()
     }
 
     /// The same, once every gateway has at least one.
@@ -103,18 +110,33 @@ impl Deployment {
             .unwrap_or_else(|| panic!("not every gateway logged {message:?}\n{}", self.logs()))
     }
 
+    /// Fails unless every role feeds its watchdog.
+    pub fn assert_watchdogs_are_fed(&mut self) {
+        for role in self.roles_mut() {
+            let fed = role.manager.hears_again("WATCHDOG=1", WATCHDOG * 10);
+            assert!(fed, "the watchdog starves\n{}", role.process.last_words());
+        }
+    }
+
     /// Asks every process to stop and expects it to do so without a fault.
     pub fn stop(mut self) {
-        let processes = self.gateways.iter_mut().chain([&mut self.agent, &mut self.broker]);
-        for process in processes {
-            let status = process.stop(STOP_LIMIT);
-            assert!(status.is_some_and(|s| s.success()), "{status:?}\n{}", process.last_words());
+        for role in self.roles_mut() {
+            let status = role.process.stop(STOP_LIMIT);
+            let words = role.process.last_words();
+            assert!(status.is_some_and(|status| status.success()), "{status:?}\n{words}");
+            let said = poll(START_LIMIT, || role.manager.has_heard("STOPPING=1").then_some(()));
+            assert!(said.is_some(), "stopped silently\n{words}");
         }
     }
 
     pub fn logs(&self) -> String {
         let all = self.gateways.iter().chain([&self.broker, &self.agent]);
-        all.map(Process::last_words).collect()
+        all.map(|role| role.process.last_words()).collect()
+    }
+
+    /// In the order in which they are stopped: the broker outlives the rest.
+    fn roles_mut(&mut self) -> impl Iterator<Item = &mut Role> {
+        self.gateways.iter_mut().chain([&mut self.agent, &mut self.broker])
     }
 
     /// The broker's CA, as every enrolled machine has it.
@@ -123,12 +145,36 @@ impl Deployment {
     }
 }
 
+impl Role {
+    /// Starts it as its unit would and waits until it says that it is ready.
+    fn start(place: &Path, role: &str, name: &str) -> Self {
+        let manager = ServiceManager::listen(place, name);
+        let mut command = ringway();
+        command.args([role, "--config"]).arg(config_file(place, name));
+        command.env("RINGWAY_LOG", "info").envs(manager.environment());
+        let process = Process::start(place, name, &command);
+        let mut role = Self { process, manager };
+        let outcome = poll(START_LIMIT, || {
+            let ready = role.manager.has_heard("READY=1");
+            (ready || !role.process.is_running()).then_some(ready)
+        });
+        assert_eq!(outcome, Some(true), "{name} is not ready\n{}", role.process.last_words());
+        role
+    }
+
+    fn events(&self, message: &str) -> Vec<Value> {
+        let printed = self.process.printed();
+        let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["message"] == message).collect()
+    }
+}
+
 /// The bearer token of a test user.
 fn token(user: &str) -> String {
     format!("test-token-of-{user}")
 }
 
-fn start_gateway(place: &Path, broker_url: &str, name: &str) -> Process {
+fn start_gateway(place: &Path, broker_url: &str, name: &str) -> Role {
     let address = free_address();
     enrol(place, broker_url, "gateway", name);
     let (state, port) = (place.join(name), address.port());
@@ -137,7 +183,7 @@ fn start_gateway(place: &Path, broker_url: &str, name: &str) -> Process {
          [gateway.threads]\nrelay_workers = 1\npin = false\noutput_slots = 32\nprobe_interval_ms = 250\n"
     );
     write_config(place, name, &config);
-    start_listening_role(place, "gateway", name, address)
+    Role::start(place, "gateway", name)
 }
 
 /// `ringway token create` on the broker, then `ringway enroll` on the machine.
@@ -196,28 +242,6 @@ fn write_config(place: &Path, name: &str, text: &str) {
     let mut check = ringway();
     check.args(["config", "check"]).arg(&file);
     run(&check);
-}
-
-fn start_role(place: &Path, role: &str, name: &str) -> Process {
-    let mut command = ringway();
-    command.args([role, "--config"]).arg(config_file(place, name)).env("RINGWAY_LOG", "info");
-    Process::start(place, name, &command)
-}
-
-fn start_listening_role(place: &Path, role: &str, name: &str, address: SocketAddr) -> Process {
-    let mut process = start_role(place, role, name);
-    let outcome = poll(START_LIMIT, || {
-        let listening = listens(address.port());
-        (listening || !process.is_running()).then_some(listening)
-    });
-    assert_eq!(outcome, Some(true), "{name} does not listen\n{}", process.last_words());
-    process
-}
-
-fn events(process: &Process, message: &str) -> Vec<Value> {
-    let printed = process.printed();
-    let lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["message"] == message).collect()
 }
 
 /// Runs a command to its end, which must be a success, and returns what it

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use aws_lc_rs::signature::Ed25519KeyPair;
-use ringway::channel::pump::{self, Outbox, PumpRules};
+use ringway::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use ringway::core::clock::UnixMillis;
-use ringway::core::codes::Refusal;
+use ringway::core::codes::{Code, Refusal};
 use ringway::core::ids::{GatewayId, HostId, SessionId};
 use ringway::core::tickets::{Claims, Role, TicketSigner};
 use ringway::wire::channel::{BrokerToGateway, GatewayEntry, GatewayToBroker, Placement, VERSION};
@@ -20,6 +20,7 @@ use tokio_tungstenite::accept_async;
 
 use super::ca::TestCa;
 use super::ports::ReservedPort;
+use super::wait::until;
 
 /// The host that every placement and ticket names.
 pub const HOST: &str = "host-1";
@@ -53,6 +54,7 @@ struct Inner {
 
 struct State {
     heard: Vec<Heard>,
+    goodbyes: Vec<Code>,
     connected: HashMap<GatewayId, Outbox<BrokerToGateway>>,
     table: Vec<GatewayEntry>,
     place: Answer,
@@ -64,6 +66,7 @@ impl FakeBroker {
     pub fn start(ca: &Arc<TestCa>) -> Self {
         let state = State {
             heard: Vec::new(),
+            goodbyes: Vec::new(),
             connected: HashMap::new(),
             table: Vec::new(),
             place: Answer::Yes,
@@ -131,10 +134,6 @@ impl FakeBroker {
         assert!(state.connected.get(gateway).is_some_and(|outbox| outbox.post(message)));
     }
 
-    pub fn is_connected(&self, gateway: &GatewayId) -> bool {
-        self.state().connected.contains_key(gateway)
-    }
-
     /// Everything heard so far that `pick` wants.
     pub fn heard<T>(&self, pick: impl Fn(&Heard) -> Option<T>) -> Vec<T> {
         self.state().heard.iter().filter_map(pick).collect()
@@ -165,6 +164,20 @@ impl FakeBroker {
             }
             _ => None,
         })
+    }
+
+    /// Waits until it hears how a session ended, which must be told once.
+    pub async fn close_reason(&self, session: SessionId) -> String {
+        until("the broker hears of the end", || !self.endings(session).is_empty()).await;
+        let mut endings = self.endings(session);
+        assert_eq!(endings.len(), 1, "{endings:?}");
+        endings.remove(0)
+    }
+
+    /// Waits for the first goodbye of a gateway.
+    pub async fn goodbye(&self) -> Code {
+        until("a gateway says goodbye", || !self.state().goodbyes.is_empty()).await;
+        self.state().goodbyes[0]
     }
 
     pub fn claims(&self, role: Role, session: SessionId, gateway: &GatewayId) -> Claims {
@@ -207,8 +220,12 @@ impl Inner {
             }
         };
         let rules = PumpRules::default();
-        let (_end, ()) = tokio::join!(pump::drive(socket, rules, queue, inbound), answering);
-        self.state.lock().unwrap().connected.remove(&gateway);
+        let (end, ()) = tokio::join!(pump::drive(socket, rules, queue, inbound), answering);
+        let mut state = self.state.lock().unwrap();
+        state.connected.remove(&gateway);
+        if let PumpEnd::PeerSaidGoodbye(refusal) = end {
+            state.goodbyes.push(refusal.code);
+        }
     }
 
     fn on_message(

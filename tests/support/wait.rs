@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than anything takes on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` holds; fails the test when it never does.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -17,17 +17,6 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
         sleep(LOOK_EVERY).await;
     }
-}
-
-/// The same for something that has a value once it is there.
-pub async fn until_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let mut found = None;
-    until(what, || {
-        found = look();
-        found.is_some()
-    })
-    .await;
-    found.unwrap()
 }
 
 /// Waits for a future; fails the test when it does not end.

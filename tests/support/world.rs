@@ -1,12 +1,13 @@
 //! One gateway, one fake broker, and as many fake clients and hosts as a test
 //! wants.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ringway::config::gateway::GatewayConfig;
 use ringway::core::codes::Refusal;
-use ringway::core::ids::SessionId;
+use ringway::core::ids::{GatewayId, SessionId};
 use ringway::core::tickets::Role;
 use rustls::ClientConfig;
 use tokio::task::JoinHandle;
@@ -88,17 +89,8 @@ impl World {
         client_tls: &Arc<ClientConfig>,
         host_tls: &Arc<ClientConfig>,
     ) -> Pair {
-        let session = random_id();
-        let address = self.gateway.address;
-        let (client_ticket, host_ticket) =
-            (self.ticket(Role::Client, session), self.ticket(Role::Host, session));
-        let client = knock(address, client_tls, Role::Client, &client_ticket);
-        let host = async {
-            until("the broker is asked", || self.broker.orchestrations().contains(&session)).await;
-            knock(address, host_tls, Role::Host, &host_ticket).await
-        };
-        let (client, host) = tokio::join!(client, host);
-        Pair { session, client: client.unwrap(), host: host.unwrap() }
+        let (id, address) = (&self.gateway.id, self.gateway.address);
+        pair_at(&self.broker, id, address, client_tls, host_tls).await.unwrap()
     }
 
     /// A session that goes on while something else happens.
@@ -106,13 +98,38 @@ impl World {
         Bystander::start(self.pair().await)
     }
 
-    /// How a session ended; it must be told exactly once.
     pub async fn close_reason(&self, session: SessionId) -> String {
-        until("the broker hears of the end", || !self.broker.endings(session).is_empty()).await;
-        let mut endings = self.broker.endings(session);
-        assert_eq!(endings.len(), 1, "{endings:?}");
-        endings.remove(0)
+        self.broker.close_reason(session).await
     }
+}
+
+/// A session relayed by any gateway that the broker knows.
+///
+/// # Errors
+/// What the client was told.
+pub async fn pair_at(
+    broker: &FakeBroker,
+    gateway: &GatewayId,
+    address: SocketAddr,
+    client_tls: &Arc<ClientConfig>,
+    host_tls: &Arc<ClientConfig>,
+) -> Result<Pair, Refusal> {
+    let session = random_id();
+    let (client_ticket, host_ticket) = (
+        broker.issue_ticket(Role::Client, session, gateway),
+        broker.issue_ticket(Role::Host, session, gateway),
+    );
+    let client = knock(address, client_tls, Role::Client, &client_ticket);
+    tokio::pin!(client);
+    let asked = until("the broker is asked", || broker.orchestrations().contains(&session));
+    tokio::select! {
+        // It can only be a refusal as long as there is no host.
+        early = &mut client => return Err(early.unwrap_err()),
+        () = asked => {}
+    }
+    let host = knock(address, host_tls, Role::Host, &host_ticket);
+    let (client, host) = tokio::join!(client, host);
+    Ok(Pair { session, client: client?, host: host? })
 }
 
 impl Pair {

@@ -14,12 +14,12 @@ use super::super::ca::Authority;
 use super::super::identity::Judge;
 use super::super::identity::issuer::IssuerKeys;
 use super::super::identity::jwt::tests::{IssuerKey, claims};
-use super::super::listener::{Peer, TlsListener};
 use super::super::state_dir::StateDir;
 use super::super::testing::TemporaryDir;
 use crate::config::broker::{Identity, Limits};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
+use crate::tls::listener::{Peer, TlsListener};
 use crate::tls::settings::TlsSettings;
 
 /// What the issuer publishes, and how often it was asked.
@@ -46,7 +46,7 @@ impl Issuer {
         let (chain, key) = authority.issue_server(&["localhost".into()], now).unwrap();
         let tls = Arc::new(TlsSettings::default().server(chain, key).unwrap());
         let address = "127.0.0.1:0".parse().unwrap();
-        let listener = TlsListener::bind(address, tls, Limits::default()).await.unwrap();
+        let listener = TlsListener::bind(address, tls, Limits::default().listener()).await.unwrap();
         let url = format!("https://localhost:{}", listener.address().port());
         let published = Published { keys: Arc::new(Mutex::new(keys)), ..Published::default() };
         *published.issuer.lock().unwrap() = url.clone();

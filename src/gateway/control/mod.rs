@@ -156,6 +156,9 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     while let Ok(event) = parts.events.receiver.try_recv() {
         control.on_worker(event);
     }
+    while let Ok(request) = parts.requests.try_recv() {
+        control.on_request(request);
+    }
     control.broker.shutdown(Code::GatewayDraining.into()).await;
     Ok(())
 }

@@ -54,19 +54,13 @@ impl Worker {
     }
 
     pub fn on_socket_failure(&mut self, index: usize, side: Side, errno: i32) {
-        let Some(session) = self.sessions.get(index) else { return };
-        if session.ending.is_some() {
-            // Expected: cutting a session fails what is in flight.
-            self.cut(index);
-            return;
-        }
         let reason = match side {
             Side::Client => CloseReason::ClientReset,
             Side::Host => CloseReason::HostReset,
         };
-        let detail = std::io::Error::from_raw_os_error(errno).to_string();
-        self.end(index, reason, Some(detail));
-        // Nothing more reaches that side, so waiting for it is pointless.
+        // The first reason stays: an ending session fails in more ways than one.
+        self.end(index, reason, Some(std::io::Error::from_raw_os_error(errno).to_string()));
+        // Nothing more reaches that side; the other may still get its rest.
         if let Some(session) = self.sessions.get_mut(index) {
             discard_output(session, side, &mut self.arena);
         }
@@ -183,6 +177,24 @@ impl Worker {
                 self.partials.push(std::mem::take(&mut leg.partial));
             }
         }
+        self.report(session);
+    }
+
+    /// The ring is lost: nothing completes any more, so nothing is waited for.
+    pub fn abandon_all(&mut self, why: &str) {
+        for mut session in std::mem::take(&mut self.sessions) {
+            session.1.ending = Some(Ending {
+                reason: CloseReason::GatewayFault,
+                detail: Some(why.to_owned()),
+                deadline_us: self.now_us,
+                cut: true,
+            });
+            self.report(session.1);
+        }
+    }
+
+    /// The one record that a session leaves.
+    fn report(&mut self, session: LiveSession) {
         forget_one(&self.ends.stats);
         let (bytes_up, bytes_down) = session.counters.read();
         let Some(ending) = session.ending else { return };

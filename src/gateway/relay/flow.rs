@@ -132,6 +132,12 @@ impl Worker {
                     histogram.saturating_record(added_us);
                     self.arena.put(slot);
                     leg.flush(&mut self.ring, &mut self.arena);
+                    if leg.is_drained() {
+                        // An answer that waited for its turn. Its failure is met
+                        // again, and reported, by the next data.
+                        let _ = leg.update_key_if_due(&mut self.arena, self.now_us);
+                        leg.flush(&mut self.ring, &mut self.arena);
+                    }
                 } else {
                     // Short: the rest goes before anything else.
                     leg.send(&mut self.ring, slot);
@@ -269,28 +275,19 @@ impl Path<'_> {
         Ok(())
     }
 
-    /// The sender changed its key and asks for ours (RFC 8446 4.6.3): the
-    /// answer goes out in order among that leg's records.
+    /// The sender changed its key and asks for ours (RFC 8446 4.6.3). With
+    /// output queued the answer waits for its turn, and then answers for all
+    /// that was asked meanwhile: a sender that never reads gains nothing by
+    /// asking again and again.
     fn answer_key_update(&mut self) -> Result<(), FlowError> {
-        if self.from.records.key_update_owed() {
-            self.from
-                .append_control(self.arena, self.now_us, |records, out| {
-                    records.seal_key_update(out, false)
-                })
-                .map_err(FlowError::Sender)?;
+        if self.from.output_bytes > 0 {
+            return Ok(());
         }
-        Ok(())
+        self.from.update_key_if_due(self.arena, self.now_us).map_err(FlowError::Sender)
     }
 
     /// Changes the receiver's key before it has protected too many records.
     fn rekey_if_due(&mut self) -> Result<(), FlowError> {
-        if self.to.records.wants_key_update() {
-            self.to
-                .append_control(self.arena, self.now_us, |records, out| {
-                    records.seal_key_update(out, false)
-                })
-                .map_err(FlowError::Receiver)?;
-        }
-        Ok(())
+        self.to.update_key_if_due(self.arena, self.now_us).map_err(FlowError::Receiver)
     }
 }

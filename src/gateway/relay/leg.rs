@@ -113,19 +113,28 @@ impl LiveLeg {
         Ok(())
     }
 
+    /// Queues a key update when the peer is owed one, or when our key has
+    /// protected almost as many records as it may.
+    pub fn update_key_if_due(&mut self, arena: &mut Arena, now_us: u64) -> Result<(), RecordError> {
+        if !self.records.wants_key_update() {
+            return Ok(());
+        }
+        self.append_control(arena, now_us, |records, out| records.seal_key_update(out, false))
+    }
+
     /// Hands the oldest slot to the kernel unless a send is under way: at most
     /// one at a time keeps the bytes in order.
     pub fn flush(&mut self, ring: &mut Ring, arena: &mut Arena) {
         if self.sending {
             return;
         }
-        if let Some(slot) = self.output.pop_front() {
-            if slot.is_empty() {
-                // Made for a record that turned out to carry no data.
-                arena.put(slot);
-            } else {
+        while let Some(slot) = self.output.pop_front() {
+            if !slot.is_empty() {
                 self.send(ring, slot);
+                return;
             }
+            // Made for a record that turned out to carry no data.
+            arena.put(slot);
         }
     }
 

@@ -13,8 +13,8 @@ pub mod ring;
 pub mod session;
 mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -103,7 +103,7 @@ pub struct RelayWorker {
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
     pub stats: Arc<WorkerStats>,
-    thread: JoinHandle<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RelayWorker {
@@ -137,7 +137,7 @@ impl RelayWorker {
             })
             .map_err(other)?;
         match is_ready.recv() {
-            Ok(Ok(())) => Ok(Self { commands, bell, stats, thread }),
+            Ok(Ok(())) => Ok(Self { commands, bell, stats, thread: Mutex::new(Some(thread)) }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(other(std::io::Error::other("the worker thread ended at once"))),
         }
@@ -168,9 +168,18 @@ impl RelayWorker {
         }
     }
 
-    /// Waits for the thread; it ends after [`Command::Stop`].
-    pub fn join(self) {
-        if self.thread.join().is_err() {
+    /// The thread has ended: after [`Command::Stop`], or because its ring
+    /// failed.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the thread.
+    pub fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("A relay worker panicked");
         }
     }

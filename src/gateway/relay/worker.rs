@@ -11,7 +11,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use slab::Slab;
 
 use super::closing::Ending;
-use super::leg::{LiveLeg, Receiving};
+use super::leg::{LiveLeg, OutputEnd, Receiving};
 use super::ring::{Arena, Completion, Doorbell, ReceiveEnd, Ring, RingError, Token};
 use super::session::{Session, SessionCounters, Side};
 use super::{Command, Event, WorkerSettings, WorkerStats};
@@ -71,7 +71,7 @@ pub(super) struct Worker {
     pub partials: Vec<Vec<u8>>,
     /// Legs to flush and legs to arm again at the end of this turn.
     pub dirty: Vec<(usize, Side)>,
-    pub starved: Vec<(usize, Side)>,
+    pub starved: VecDeque<(usize, Side)>,
     pub histograms: Box<RelayHistograms>,
     pub settings: WorkerSettings,
     /// Monotonic microseconds, read once a turn.
@@ -101,7 +101,7 @@ impl Worker {
             sessions: Slab::with_capacity(1_024),
             partials: Vec::with_capacity(1_024),
             dirty: Vec::with_capacity(1_024),
-            starved: Vec::with_capacity(1_024),
+            starved: VecDeque::with_capacity(1_024),
             histograms: Box::new(RelayHistograms::new()),
             settings,
             now_us: 0,
@@ -116,8 +116,11 @@ impl Worker {
 
     pub fn run(&mut self) {
         while !(self.stopping && self.sessions.is_empty() && self.unsent_events.is_empty()) {
-            if let Err(error) = self.ring.submit_and_wait(TICK) {
+            // Starved legs have bytes waiting: look after them without sleeping.
+            let patience = if self.starved.is_empty() { TICK } else { Duration::ZERO };
+            if let Err(error) = self.ring.submit_and_wait(patience) {
                 tracing::error!(%error, "The relay ring failed; its sessions end");
+                self.abandon_all(&error.to_string());
                 return;
             }
             self.now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -237,7 +240,7 @@ impl Worker {
             ReceiveEnd::NoBuffer => {
                 if !leg.starved {
                     leg.starved = true;
-                    self.starved.push((index, side));
+                    self.starved.push_back((index, side));
                 }
                 self.ends.stats.starved.fetch_add(1, Relaxed);
             }
@@ -248,15 +251,16 @@ impl Worker {
         self.reap(index);
     }
 
+    /// Arms as many starved legs as there are buffers, oldest first: more would
+    /// only starve again, a system call and a completion each.
     fn arm_starved(&mut self) {
-        let mut starved = std::mem::take(&mut self.starved);
-        for (index, side) in starved.drain(..) {
+        for _ in 0..self.settings.ring.rx_buffers {
+            let Some((index, side)) = self.starved.pop_front() else { return };
             if let Some(session) = self.sessions.get_mut(index) {
                 session.leg(side).starved = false;
                 self.regulate(index, side);
             }
         }
-        self.starved = starved;
     }
 
     /// The one gate: every arming and every stopping of a receive is decided
@@ -308,6 +312,12 @@ impl Worker {
                 let leg = session.leg(side);
                 leg.dirty = false;
                 leg.flush(&mut self.ring, &mut self.arena);
+                // Giving back an unused slot may have been all that an end
+                // was waiting for.
+                if leg.output_end != OutputEnd::Open || session.ending.is_some() {
+                    self.after_output(index, side);
+                    self.reap(index);
+                }
             }
         }
         self.dirty = dirty;

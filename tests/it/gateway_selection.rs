@@ -1,0 +1,218 @@
+//! Step 7: which gateway, and why; and who is told what when there is none.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use ringway::core::codes::{Code, Refusal};
+use ringway::core::selection::{Candidate, RttSource, Verdict};
+use ringway::core::tickets::Role;
+use ringway::gateway::control::Question;
+use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, RttSample};
+use ringway::wire::channel::{GatewayEntry, GatewayToBroker, PlaceRequest};
+
+use tokio::time::sleep;
+
+use crate::support::fake_broker::{Answer, HOST};
+use crate::support::gateway::TestGateway;
+use crate::support::legs::{Leg, Reply, dial, knock};
+use crate::support::wait::{LOOK_EVERY, until, within};
+use crate::support::world::World;
+
+const BEARER: &str = "token-of-ann";
+
+fn question(request: &ConnectionRequest, bearer: Option<&str>) -> String {
+    let body = serde_json::to_string(request).unwrap();
+    let authorization =
+        bearer.map(|bearer| format!("Authorization: Bearer {bearer}\r\n")).unwrap_or_default();
+    format!(
+        "POST /api/arm/v2/connections HTTP/1.1\r\nHost: gateway\r\n{authorization}\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+async fn ask(world: &World, request: &ConnectionRequest) -> Reply {
+    dial(world.gateway.address, &world.tls).await.ask(&question(request, Some(BEARER))).await
+}
+
+fn placed(reply: &Reply) -> ConnectionResponse {
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    serde_json::from_slice(&reply.body).unwrap()
+}
+
+/// Waits until a gateway's table is as it should be.
+async fn table_of(gateway: &TestGateway, is_right: impl Fn(&[Candidate]) -> bool) {
+    let asking = async {
+        while !is_right(&gateway.gateway().desk().ask(Question::Candidates).await.unwrap()) {
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    within("the gateway table", asking).await;
+}
+
+async fn table_arrives(world: &World, is_right: impl Fn(&[Candidate]) -> bool) {
+    table_of(&world.gateway, is_right).await;
+}
+
+/// Adds a second gateway; returns when each has measured the other.
+async fn with_neighbour() -> (World, TestGateway) {
+    let world = World::start().await;
+    let second = TestGateway::start(&world.ca, &world.broker.url(), "gw-2", |_| {});
+    world.broker.set_table(vec![world.gateway.entry(), second.entry()]);
+    world.until_ready(&second).await;
+    for gateway in [&world.gateway, &second] {
+        let measured =
+            |table: &[Candidate]| table.len() == 2 && table.iter().all(|c| c.rtt.is_some());
+        table_of(gateway, measured).await;
+    }
+    (world, second)
+}
+
+#[tokio::test]
+async fn step_7_the_choice_is_explained_and_its_ticket_works_where_it_leads() {
+    let (world, second) = with_neighbour().await;
+    // More connections here than there, in the same group of 10 ms.
+    let busy = GatewayEntry { connections: 7, ..world.gateway.entry() };
+    world.broker.set_table(vec![busy, second.entry()]);
+    table_arrives(&world, |table| table.first().is_some_and(|c| c.connections == 7)).await;
+    let request = ConnectionRequest {
+        application: "desktop".into(),
+        load_balance_info: "pool=office".into(),
+        // The client's own measurements come first; without them the test
+        // would depend on how busy the machine is.
+        ringway_rtt_samples: ["gw-1", "gw-2"]
+            .map(|name| RttSample { gateway: name.parse().unwrap(), rtt_us: 4_000 })
+            .into(),
+    };
+    let response = placed(&ask(&world, &request).await);
+    let details = &response.ringway;
+    assert_eq!(details.gateway, second.id);
+    assert_eq!(response.gateway_location, format!("https://{}/relay/client", second.address));
+    assert_eq!(response.redirected_server_name, HOST);
+    let lines: Vec<_> = details
+        .explain
+        .lines
+        .iter()
+        .map(|line| (line.gateway.as_str(), line.group, line.connections, line.verdict))
+        .collect();
+    assert_eq!(
+        lines,
+        [("gw-1", Some(0), 7, Verdict::MoreConnections), ("gw-2", Some(0), 0, Verdict::Chosen)]
+    );
+
+    let questions: Vec<(String, PlaceRequest)> = world.broker.heard(|heard| match &heard.message {
+        GatewayToBroker::Place(place) => Some((heard.gateway.to_string(), place.clone())),
+        _ => None,
+    });
+    let [(asked_by, place)] = &questions[..] else { panic!("{questions:?}") };
+    assert_eq!(asked_by, "gw-1");
+    assert_eq!((place.bearer.as_str(), place.application.as_str()), (BEARER, "desktop"));
+    assert_eq!(place.load_balance_info, "pool=office");
+    assert_eq!((&place.gateway, place.session), (&second.id, details.session));
+    assert_eq!(place.explain, details.explain);
+    assert!(place.client_address.starts_with("127.0.0.1:"), "{}", place.client_address);
+
+    // Another gateway than the chosen one does not take the ticket.
+    let elsewhere =
+        knock(world.gateway.address, &world.tls, Role::Client, &details.ticket).await.unwrap_err();
+    assert_eq!(elsewhere.code, Code::TicketWrongGateway);
+    let client = knock(second.address, &world.tls, Role::Client, &details.ticket);
+    let host = async {
+        let asked = || world.broker.orchestrations().contains(&details.session);
+        until("the broker is asked", asked).await;
+        let ticket = world.broker.issue_ticket(Role::Host, details.session, &second.id);
+        knock(second.address, &world.tls, Role::Host, &ticket).await
+    };
+    let (client, host): (Result<Leg, _>, Result<Leg, _>) = tokio::join!(client, host);
+    let (mut client, mut host) = (client.unwrap(), host.unwrap());
+    client.send(b"arrived").await;
+    assert_eq!(host.receive(7).await, b"arrived");
+}
+
+#[tokio::test]
+async fn step_7_without_measurements_of_the_client_both_gateways_are_measured_here() {
+    let (world, _second) = with_neighbour().await;
+    let response = placed(&ask(&world, &ConnectionRequest::default()).await);
+    let sources: Vec<_> = response
+        .ringway
+        .explain
+        .lines
+        .iter()
+        .map(|line| {
+            let rtt = line.rtt.unwrap();
+            assert!(rtt.us > 0 && line.group == Some(rtt.us / 10_000), "{line:?}");
+            (line.gateway.to_string(), rtt.source)
+        })
+        .collect();
+    assert_eq!(
+        sources,
+        [("gw-1".to_owned(), RttSource::Entry), ("gw-2".to_owned(), RttSource::Probe)]
+    );
+    let chosen: Vec<_> = response
+        .ringway
+        .explain
+        .lines
+        .iter()
+        .filter(|line| line.verdict == Verdict::Chosen)
+        .map(|line| line.gateway.clone())
+        .collect();
+    assert_eq!(chosen, [response.ringway.gateway]);
+}
+
+#[tokio::test]
+async fn step_7_a_lower_group_beats_fewer_connections() {
+    let (world, second) = with_neighbour().await;
+    let far_and_free = RttSample { gateway: second.id.clone(), rtt_us: 31_000 };
+    let near_and_busy = RttSample { gateway: world.gateway.id.clone(), rtt_us: 1_000 };
+    let request = ConnectionRequest {
+        ringway_rtt_samples: vec![far_and_free, near_and_busy],
+        ..ConnectionRequest::default()
+    };
+    for _ in 0..3 {
+        let response = placed(&ask(&world, &request).await);
+        assert_eq!(response.ringway.gateway, world.gateway.id);
+        let second_line = &response.ringway.explain.lines[1];
+        assert_eq!((second_line.group, second_line.verdict), (Some(3), Verdict::HigherGroup));
+    }
+}
+
+#[tokio::test]
+async fn step_7_who_cannot_be_placed_is_told_why() {
+    let mut world = World::start_with(|config| config.limits.broker_timeout_ms = 300).await;
+    let mut bystander = world.bystander().await;
+    let asked_before = world.broker.questions();
+    let request = ConnectionRequest::default();
+
+    let mut stranger = dial(world.gateway.address, &world.tls).await;
+    let reply = stranger.ask(&question(&request, None)).await;
+    assert_eq!(reply.code(), Code::TokenMissing);
+    assert!(reply.head.contains("WWW-Authenticate: Bearer\r\n"), "{}", reply.head);
+
+    let mut babbler = dial(world.gateway.address, &world.tls).await;
+    let nonsense = question(&request, Some(BEARER)).replace("\"application\"", "application\"\"");
+    assert_eq!(babbler.ask(&nonsense).await.code(), Code::RequestMalformed);
+
+    let full = GatewayEntry { capacity: 0, ..world.gateway.entry() };
+    let draining =
+        GatewayEntry { gateway: "gw-2".parse().unwrap(), draining: true, ..world.gateway.entry() };
+    for table in [vec![full, draining], vec![]] {
+        let length = table.len();
+        world.broker.set_table(table);
+        table_arrives(&world, |table| table.len() == length).await;
+        assert_eq!(ask(&world, &request).await.code(), Code::NoGateway);
+    }
+    assert_eq!(world.broker.questions(), asked_before, "the broker was asked");
+
+    world.broker.set_table(vec![world.gateway.entry()]);
+    table_arrives(&world, |table| table.len() == 1).await;
+    for code in [Code::TokenExpired, Code::NotAssigned, Code::PoolFull] {
+        world.broker.on_place(Answer::No(Refusal::with_detail(code, "because")));
+        assert_eq!(ask(&world, &request).await.refusal(), Refusal::with_detail(code, "because"));
+    }
+    world.broker.on_place(Answer::Silence);
+    assert_eq!(ask(&world, &request).await.code(), Code::BrokerUnreachable);
+    world.broker.die().await;
+    let connected = &world.gateway.shared().broker_connected;
+    until("the gateway has noticed", || !connected.load(Relaxed)).await;
+    assert_eq!(ask(&world, &request).await.code(), Code::BrokerUnreachable);
+    bystander.assert_undisturbed().await;
+}

@@ -1,0 +1,103 @@
+//! `ringway gateway` as a process of its own, for what a process has limits on.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringway::core::ids::GatewayId;
+use ringway::wire::enroll::MachineRole;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tempfile::TempDir;
+
+use super::ca::TestCa;
+use super::ports::ReservedPort;
+use super::programs::ringway;
+use super::wait::until;
+
+/// The kernel counts for users in hundredths of a second (`USER_HZ`).
+const MS_PER_TICK: u64 = 10;
+
+pub struct GatewayProcess {
+    pub id: GatewayId,
+    pub port: ReservedPort,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    _state_dir: TempDir,
+}
+
+impl GatewayProcess {
+    /// `descriptors` is its RLIMIT_NOFILE; `limits` are lines of TOML for
+    /// `[gateway.limits]`.
+    pub fn start(ca: &TestCa, broker_url: &str, descriptors: u64, limits: &str) -> Self {
+        let state_dir = tempfile::tempdir().unwrap();
+        let name = "gw-process";
+        ca.enrol(state_dir.path(), name, MachineRole::Gateway, broker_url);
+        let port = ReservedPort::new();
+        let config = state_dir.path().join("gateway.toml");
+        let text = format!(
+            "[gateway]\nlisten = \"{}\"\nurl = \"{}\"\nstate_dir = {:?}\n\
+             [gateway.threads]\nrelay_workers = 1\noutput_slots = 32\npin = false\n\
+             [gateway.limits]\n{limits}\n",
+            port.address(),
+            port.url(),
+            state_dir.path(),
+        );
+        std::fs::write(&config, text).unwrap();
+
+        let mut command = ringway();
+        command.arg("gateway").arg("--config").arg(&config).env("RINGWAY_LOG", "info");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let limit = Rlimit { current: Some(descriptors), maximum: Some(descriptors) };
+        let mut child = command.spawn().unwrap();
+        prlimit(Some(Pid::from_child(&child)), Resource::Nofile, limit).unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = into.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self { id: name.parse().unwrap(), port, child, log, _state_dir: state_dir }
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
+    pub async fn exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the gateway's process ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+
+    pub fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// CPU time that it has used, user and system.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // proc(5): the second field is in parentheses and may hold anything.
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|i| fields[*i].parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * MS_PER_TICK)
+    }
+}
+
+impl Drop for GatewayProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
