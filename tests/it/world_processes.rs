@@ -75,10 +75,7 @@ impl Outside {
         let place = self.place(user).await.unwrap();
         let leg = self.stage.join(&place).await.unwrap();
         let ringway = place.ringway;
-        let live = self.stage.world.until("the session is live", |_, now| {
-            now.sessions.iter().any(|s| s.session == ringway.session && s.started_at.is_some())
-        });
-        live.await.unwrap();
+        self.stage.until_live(ringway.session).await;
         Seated { session: ringway.session, gateway: ringway.gateway, leg }
     }
 }
@@ -159,6 +156,8 @@ async fn step11_the_death_of_a_gateway_frees_its_places() {
     let mut again = outside.open("alice").await;
     again.leg.send(b"here I am again").await;
     assert_eq!(again.leg.receive(15).await, b"here I am again");
+    drop(again);
+    outside.stage.until_free().await;
     outside.stage.shutdown().await;
 }
 

@@ -179,6 +179,14 @@ impl Stage {
         until("the session is relayed", || self.relays(gateway, session)).await;
     }
 
+    /// The broker learns of the start last.
+    pub async fn until_live(&self, session: SessionId) {
+        let live = self.world.until("the session is live", |_, now| {
+            now.sessions.iter().any(|view| view.session == session && view.started_at.is_some())
+        });
+        live.await.unwrap();
+    }
+
     /// Asks the broker on its admin socket.
     pub fn ask_broker(&self, request: &AdminRequest) -> AdminResponse {
         ctl::ask(&self.world.broker_config.admin_socket(), request).unwrap()
