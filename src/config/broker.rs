@@ -199,6 +199,12 @@ pub struct Limits {
     /// How long a live session is counted while neither its gateway nor its
     /// host is connected.
     pub orphan_grace_ms: u64,
+    /// How long a host that refused, failed or did not answer an order is
+    /// passed over while others have room. 0 switches it off.
+    pub host_failure_pause_ms: u64,
+    /// Places that one user may hold for sessions that are not live yet; the
+    /// oldest that no client has come for gives way to a new one.
+    pub reservations_per_user_max: usize,
     /// How often gateways get the gateway table.
     pub gateway_table_interval_ms: u64,
     /// One request to the identity provider.
@@ -236,6 +242,8 @@ impl Default for Limits {
             reservation_ms: 30_000,
             start_timeout_ms: 30_000,
             orphan_grace_ms: 300_000,
+            host_failure_pause_ms: 10_000,
+            reservations_per_user_max: 3,
             gateway_table_interval_ms: 1_000,
             identity_timeout_ms: 5_000,
         }

@@ -158,6 +158,7 @@ impl BrokerConfig {
             limits.connections_max as u64,
             limits.channel_queue_max as u64,
             limits.command_queue_max as u64,
+            limits.reservations_per_user_max as u64,
         ];
         if none_is_zero.contains(&0) {
             return fail(
