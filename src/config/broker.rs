@@ -177,8 +177,10 @@ pub struct Signing {
 pub struct Limits {
     /// TLS handshake of one connection.
     pub handshake_timeout_ms: u64,
-    /// Handshakes at once; further connections wait in the kernel.
+    /// Handshakes at once; further connections are dropped.
     pub handshakes_max: usize,
+    /// Of those, from one address.
+    pub handshakes_per_address_max: usize,
     /// Connections at once, channels included.
     pub connections_max: usize,
     /// One request that is not a channel.
@@ -218,6 +220,7 @@ impl Limits {
         ListenerLimits {
             connections_max: self.connections_max,
             handshakes_max: self.handshakes_max,
+            handshakes_per_address_max: self.handshakes_per_address_max,
             handshake_timeout_ms: self.handshake_timeout_ms,
             // Twice the time after which a silent channel is given up: whatever
             // is quiet for longer is neither a channel nor a request.
@@ -229,8 +232,9 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            handshake_timeout_ms: 10_000,
+            handshake_timeout_ms: 5_000,
             handshakes_max: 256,
+            handshakes_per_address_max: 32,
             connections_max: 16_384,
             request_timeout_ms: 15_000,
             request_body_bytes_max: 64 * 1024,
