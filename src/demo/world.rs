@@ -306,6 +306,8 @@ fn broker_config(
         max = settings.sessions_per_host_max,
     ))?;
     config.identity = settings.identity.clone();
+    // One user opens many sessions at once here.
+    config.limits.reservations_per_user_max = 1_000;
     (settings.adjust_broker)(&mut config);
     Ok(config)
 }
