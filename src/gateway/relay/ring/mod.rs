@@ -104,9 +104,9 @@ pub enum ReceiveEnd {
 
 /// What came back from the kernel.
 #[derive(Debug)]
-pub enum Completion {
+pub enum Completion<B = Filled> {
     /// Bytes. Without `armed` the multishot receive ended with them.
-    Received { token: Token, bytes: Filled, armed: bool },
+    Received { token: Token, bytes: B, armed: bool },
     /// No bytes, and the receive is not armed any more.
     ReceiveEnded { token: Token, end: ReceiveEnd },
     /// A send is over; the slot is the caller's again. Bytes accepted, or errno.
