@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::{AgentChannel, ChannelNumber, Core, GatewayChannel, TABLE_DEBOUNCE};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::core::placement::Phase;
 use crate::wire::admin::{BrokerSnapshot, GatewayView, HostView};
 use crate::wire::channel::{
     BrokerToAgent, BrokerToGateway, GatewayEntry, GatewayToBroker, VERSION,
@@ -84,12 +85,13 @@ impl Core {
             // Judged on the channel's own task; see channels.rs.
             GatewayToBroker::Hello { .. } | GatewayToBroker::Place(_) => {}
             GatewayToBroker::Load { connections, waiting, draining } => {
+                let on_the_way = self.on_the_way_to(gateway);
                 let Some(known) = self.gateways.get_mut(gateway) else { return };
                 let changed = known.draining != draining;
                 known.connections = connections;
                 known.waiting = waiting;
                 known.draining = draining;
-                known.in_flight = 0;
+                known.in_flight = on_the_way;
                 known.reported_at = Instant::now();
                 if changed {
                     self.broadcast_gateways_soon();
@@ -114,6 +116,16 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Sessions that were placed at a gateway and that it does not relay yet:
+    /// its own count of connections lacks them.
+    fn on_the_way_to(&self, gateway: &GatewayId) -> u32 {
+        let slots = self.table.slots();
+        let on_the_way = slots.filter(|(_, slot)| {
+            slot.phase != Phase::Live && slot.gateway.as_ref() == Some(gateway)
+        });
+        u32::try_from(on_the_way.count()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn drain(&mut self, host: HostId, draining: bool) {

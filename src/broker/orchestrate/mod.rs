@@ -178,7 +178,7 @@ struct GatewayChannel {
     waiting: u32,
     draining: bool,
     reported_at: Instant,
-    /// Placements since that report.
+    /// Placed there and not in that report's connections.
     in_flight: u32,
 }
 

@@ -205,8 +205,10 @@ async fn fifty_at_once_get_exactly_the_places_there_are() {
     let now = world.broker.snapshot().await;
     assert_eq!(now.hosts.iter().map(|host| host.sessions).collect::<Vec<_>>(), [5, 5]);
     assert_eq!(now.gateways[0].in_flight, 10);
-    gateway.outbox.post(GatewayToBroker::Load { connections: 10, waiting: 0, draining: true });
-    world.until("reported", |now| now.gateways[0].in_flight == 0).await;
+    gateway.outbox.post(GatewayToBroker::Load { connections: 0, waiting: 0, draining: true });
+    world.until("reported", |now| now.gateways[0].draining).await;
+    // None of them is relayed yet, and the report does not make them vanish.
+    assert_eq!(world.broker.snapshot().await.gateways[0].in_flight, 10);
     gateway.ask_for(60, "desktop", super::super::testing::TOKEN);
     assert_eq!(gateway.place_refused().await, Code::GatewayDraining);
 }
