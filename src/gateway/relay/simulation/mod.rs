@@ -136,12 +136,15 @@ impl World {
             for _ in 0..1 + self.random.below(6) {
                 progress |= self.peers_act();
             }
-            // One turn of the worker: some completions, then its end.
-            for _ in 0..self.random.below(12) {
-                let Some(completion) = self.relay.kernel.complete_one(&mut self.random) else {
-                    break;
-                };
-                progress = true;
+            // One turn of the worker: what completed meanwhile, buffers and all
+            // still out, and then its end.
+            let most = self.random.below(12);
+            let batch: Vec<_> =
+                std::iter::from_fn(|| self.relay.kernel.complete_one(&mut self.random))
+                    .take(most)
+                    .collect();
+            progress |= !batch.is_empty();
+            for completion in batch {
                 self.relay.on_completion(completion);
             }
             self.relay.now_us += 50;
