@@ -1,8 +1,310 @@
-//! The agent.
+//! The agent: runs on a session host, or beside it. Keeps a channel to the
+//! broker; on an order it connects the host's RDP server with the gateway that
+//! the order names (steps 9 to 11). It only dials; nothing listens.
 
-use std::path::Path;
+mod orders;
+mod seats;
+mod target;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-pub fn run(_config: &Path) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
+use crate::channel::enroll::{Enrolment, EnrolmentError};
+use crate::config::agent::AgentConfig;
+use crate::config::{self, ConfigError};
+use crate::core::codes::{Code, Refusal};
+use crate::core::ids::SessionId;
+use crate::dial::endpoint::EndpointError;
+use crate::dial::{Dialer, Endpoint};
+use crate::observe::timeline::{Teller, Timeline};
+use crate::tls::identity::{self, PemError};
+use crate::wire::channel::{AgentToBroker, BrokerToAgent, VERSION};
+use crate::wire::enroll::MachineRole;
+
+use orders::Desk;
+use seats::Seats;
+pub use target::{Connecting, Target, TargetStream, TcpTarget};
+
+/// Sessions that are told to end may take this long over it.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Runs an agent until SIGTERM or SIGINT.
+pub fn run(config: &Path) -> anyhow::Result<ExitCode> {
+    let path = config;
+    let config = config::read(path)?
+        .agent
+        .ok_or_else(|| ConfigError::NoRole { path: path.into(), role: "agent" })?;
+    config.check(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let agent = Agent::start(&config, Arc::new(tcp_target(&config)?), None)?;
+        // Without systemd there is nobody to tell, and that is fine.
+        let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = feed_watchdog(&agent) => {}
+        }
+        let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tokio::select! {
+            () = agent.shutdown() => {}
+            // Asked twice: at once.
+            _ = interrupt.recv() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
+
+/// The target that a configuration names.
+///
+/// # Errors
+/// When it is not `host:port`.
+fn tcp_target(config: &AgentConfig) -> Result<TcpTarget, AgentError> {
+    let (host, port) =
+        config.target_parts().ok_or_else(|| AgentError::Target(config.target.clone()))?;
+    Ok(TcpTarget::new(host, port, config.limits.target_timeout_ms))
+}
+
+/// Tells systemd that the agent's task answers, twice per watchdog period; is
+/// silent, and never returns, when it does not, or when nobody watches.
+async fn feed_watchdog(agent: &Agent) {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    loop {
+        if matches!(timeout(period / 2, agent.answers()).await, Ok(true)) {
+            let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        tokio::time::sleep(period / 2).await;
+    }
+}
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentError),
+    #[error("the enrolment in {path} names a broker that cannot be dialled: {error}")]
+    Broker { path: PathBuf, error: EndpointError },
+    #[error("the target {0:?} is not host:port")]
+    Target(String),
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A running agent. Dropping it ends everything at once; see
+/// [`Agent::shutdown`] for the polite way.
+pub struct Agent {
+    seats: Arc<Seats>,
+    connected: watch::Receiver<bool>,
+    requests: mpsc::Sender<Request>,
+    task: JoinHandle<()>,
+}
+
+enum Request {
+    Answer(oneshot::Sender<()>),
+    Shutdown,
+}
+
+impl Agent {
+    /// Starts on the current tokio runtime. The channel is dialled in the
+    /// background, for as long as it takes.
+    ///
+    /// # Errors
+    /// When the machine is not enrolled or a file cannot be used.
+    pub fn start(
+        config: &AgentConfig,
+        target: Arc<dyn Target>,
+        timeline: Option<Timeline>,
+    ) -> Result<Self, AgentError> {
+        let enrolment = Enrolment::load_as(&config.state_dir, MachineRole::Agent)?;
+        let broker: Endpoint = enrolment
+            .record
+            .broker_url
+            .parse()
+            .map_err(|error| AgentError::Broker { path: config.state_dir.clone(), error })?;
+        let gateway_roots = match &config.gateway_ca {
+            Some(path) => identity::read_roots(Some(path))?,
+            None => enrolment.roots.clone(),
+        };
+        let dial = config.limits.dial();
+        let to_gateways = Dialer::new(config.tls.client(gateway_roots)?, dial);
+        let to_broker = Dialer::new(enrolment.client_tls(config.tls)?, dial);
+
+        let seats = Seats::new(config.sessions_max);
+        let (hello_seats, capacity) = (Arc::clone(&seats), config.sessions_max);
+        let settings = ChannelSettings {
+            rules: config.limits.channel(),
+            backoff_base_ms: config.limits.reconnect_base_ms,
+            backoff_cap_ms: config.limits.reconnect_cap_ms,
+            ..ChannelSettings::new(broker, to_broker, MachineRole::Agent)
+        };
+        let (channel, events) = client::spawn(settings, move || AgentToBroker::Hello {
+            version: VERSION,
+            software: concat!("ringway ", env!("CARGO_PKG_VERSION")).into(),
+            live: hello_seats.live(),
+            capacity,
+        });
+        let desk = Arc::new(Desk {
+            seats: Arc::clone(&seats),
+            target,
+            target_timeout_ms: config.limits.target_timeout_ms,
+            dialer: to_gateways,
+            pipe: config.limits.pipe(),
+            channel: channel.clone(),
+            teller: Teller::new("agent", timeline),
+        });
+        let (requests, asked) = mpsc::channel(8);
+        let (connected, connection) = watch::channel(false);
+        let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
+        let service = Service { desk, channel, events, asked, connected, grace };
+        tracing::info!(name = %enrolment.record.name, rdp_server = %config.target, "Started the agent");
+        Ok(Self { seats, connected: connection, requests, task: tokio::spawn(service.run()) })
+    }
+
+    /// Waits until the broker has welcomed this agent.
+    pub async fn connected(&self) {
+        let mut connected = self.connected.clone();
+        let _ended = connected.wait_for(|connected| *connected).await;
+    }
+
+    /// Sessions that were accepted and are not over.
+    #[must_use]
+    pub fn live_sessions(&self) -> Vec<SessionId> {
+        self.seats.live()
+    }
+
+    /// Takes no more orders, lets live sessions go on for the grace period,
+    /// ends them, says goodbye to the broker.
+    pub async fn shutdown(mut self) {
+        if self.requests.send(Request::Shutdown).await.is_ok() {
+            let _ended = (&mut self.task).await;
+        }
+    }
+
+    /// Whether the agent's task still does its work.
+    async fn answers(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Answer(answer)).await.is_ok() && answered.await.is_ok()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("seats", &self.seats).finish_non_exhaustive()
+    }
+}
+
+/// The agent's one task: hears the broker and starts sessions.
+struct Service {
+    desk: Arc<Desk>,
+    channel: ChannelHandle<AgentToBroker>,
+    events: mpsc::Receiver<ChannelEvent<BrokerToAgent>>,
+    asked: mpsc::Receiver<Request>,
+    connected: watch::Sender<bool>,
+    grace: Duration,
+}
+
+impl Service {
+    async fn run(mut self) {
+        // Ends with this task, and all sessions with it.
+        let mut sessions = JoinSet::new();
+        loop {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.hear(event, &mut sessions),
+                    None => return,
+                },
+                request = self.asked.recv() => match request {
+                    Some(Request::Answer(answer)) => { let _gone = answer.send(()); }
+                    Some(Request::Shutdown) | None => break,
+                },
+                Some(_) = sessions.join_next() => {}
+            }
+        }
+        self.wind_down(&mut sessions).await;
+    }
+
+    fn hear(&self, event: ChannelEvent<BrokerToAgent>, sessions: &mut JoinSet<()>) {
+        match event {
+            ChannelEvent::Up => {}
+            ChannelEvent::Down { .. } => {
+                self.connected.send_replace(false);
+            }
+            ChannelEvent::Message(BrokerToAgent::Welcome { version, host, draining }) => {
+                if version != VERSION {
+                    tracing::warn!(
+                        theirs = version,
+                        ours = VERSION,
+                        "The broker speaks another version"
+                    );
+                }
+                tracing::info!(%host, draining, "The broker knows this host");
+                self.connected.send_replace(true);
+            }
+            ChannelEvent::Message(BrokerToAgent::Order(order)) => {
+                let session = order.session;
+                tracing::info!(step = 9, %session, gateway = %order.gateway, "Got an order");
+                sessions.spawn(Arc::clone(&self.desk).serve(order));
+            }
+            ChannelEvent::Message(BrokerToAgent::Cancel { session, refusal }) => {
+                let known = self.desk.seats.end(session, refusal.clone());
+                tracing::info!(%session, %refusal, known, "The broker cancelled a session");
+            }
+        }
+    }
+
+    /// Orders are still heard, and refused, while live sessions come to their
+    /// end.
+    async fn wind_down(mut self, sessions: &mut JoinSet<()>) {
+        let seats = Arc::clone(&self.desk.seats);
+        seats.close();
+        tracing::info!(live = seats.live().len(), "Shutting down");
+        let over = async {
+            if timeout(self.grace, seats.empty()).await.is_err() {
+                seats.end_all(&Refusal::with_detail(Code::HostDraining, "the agent is stopping"));
+                let _in_time = timeout(ENDING, seats.empty()).await;
+            }
+        };
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => break,
+                event = self.events.recv() => match event {
+                    Some(event) => self.hear(event, sessions),
+                    None => break,
+                },
+                Some(Request::Answer(answer)) = self.asked.recv() => {
+                    let _gone = answer.send(());
+                }
+                Some(_) = sessions.join_next() => {}
+            }
+        }
+        // A session's last word to the broker comes after its seat is free.
+        let last_words = async { while sessions.join_next().await.is_some() {} };
+        let _in_time = timeout(ENDING, last_words).await;
+        self.channel.shutdown(Refusal::with_detail(Code::HostDraining, "the agent stops")).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,8 @@ pub async fn create_token(
     uses: u32,
     now: UnixMillis,
 ) -> Result<Zeroizing<String>, StoreError> {
-    let secret = Zeroizing::new(hex::encode(super::random_bytes::<16>().map_err(StoreError::Refused)?));
+    let secret =
+        Zeroizing::new(hex::encode(super::random_bytes::<16>().map_err(StoreError::Refused)?));
     let token = EnrolToken {
         hash: hash(&secret),
         role,
@@ -155,7 +156,8 @@ mod tests {
     fn only_tokens_have_a_hash() {
         let secret = "0123456789abcdef0123456789abcdef";
         assert_eq!(token_hash(&format!("rwe_{secret}_00")), Some(hash(secret)));
-        for bad in ["", "rwe_", "rwe_12_34", &format!("rwx_{secret}_00"), &format!("rwe_{secret}")] {
+        for bad in ["", "rwe_", "rwe_12_34", &format!("rwx_{secret}_00"), &format!("rwe_{secret}")]
+        {
             assert_eq!(token_hash(bad), None, "{bad}");
         }
     }
@@ -166,22 +168,16 @@ mod tests {
         let store = Store::open(&dir.path().join("db")).unwrap();
         let pool: PoolId = "office".parse().unwrap();
         let now = UnixMillis(1_000_000);
-        let token = create_token(
-            &store,
-            "00",
-            MachineRole::Agent,
-            Some(pool.clone()),
-            1_000,
-            2,
-            now,
-        );
+        let token =
+            create_token(&store, "00", MachineRole::Agent, Some(pool.clone()), 1_000, 2, now);
         let token = token_hash(&token.await.unwrap()).unwrap();
-        let enrol = async |role, name: &str, now| {
-            match store.enrol(token.clone(), role, name.into(), vec![1], now).await {
-                Ok(pool) => Ok(pool),
-                Err(StoreError::Refused(code)) => Err(code),
-                Err(error) => panic!("{error}"),
-            }
+        let enrol = async |role, name: &str, now| match store
+            .enrol(token.clone(), role, name.into(), vec![1], now)
+            .await
+        {
+            Ok(pool) => Ok(pool),
+            Err(StoreError::Refused(code)) => Err(code),
+            Err(error) => panic!("{error}"),
         };
         let agent = MachineRole::Agent;
         assert_eq!(enrol(agent, "a", now.plus_ms(1_000)).await, Err(Code::EnrolTokenExpired));

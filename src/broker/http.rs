@@ -65,8 +65,8 @@ impl From<Code> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let facts = self.0.code.facts();
-        let status = StatusCode::from_u16(facts.http_status)
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(facts.http_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = RefusalBody {
             code: facts.name.to_owned(),
             number: facts.number,

@@ -1,13 +1,314 @@
-//! The broker.
+//! The broker: machines' channels, enrolment, placement, tickets, feed.
+//!
+//! One port ([`http`]) takes everything; one task
+//! ([`orchestrate`]) owns the live state; one database ([`store`]) keeps what
+//! must not be lost; [`ca`] says who is a machine and [`identity`] who is a
+//! user.
 
-use std::path::Path;
-use std::process::ExitCode;
-
-pub fn run(_config: &Path) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
-}
-
+pub mod admin;
 pub mod ca;
+pub mod channels;
+pub mod enroll;
+pub mod feed;
+pub mod http;
+pub mod identity;
+pub mod orchestrate;
+pub mod place;
 pub mod state_dir;
 pub mod store;
 pub mod token;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::config::broker::BrokerConfig;
+use crate::core::clock::UnixMillis;
+use crate::core::codes::Code;
+use crate::core::ids::{HostId, PoolId, SessionId};
+use crate::core::selection::Explain;
+use crate::core::tickets::TicketSigner;
+use crate::observe::timeline::{Teller, Timeline};
+use crate::observe::{admin_socket, service};
+use crate::tls::identity::{read_chain, read_key};
+use crate::tls::listener::{Peer, TlsListener};
+use crate::wire::admin::{BrokerSnapshot, SessionView};
+use crate::wire::enroll::MachineRole;
+use crate::wire::rdp_signature::Signer;
+use ca::Authority;
+use identity::Judge;
+use state_dir::StateDir;
+use store::Store;
+
+const DATABASE_FILE: &str = "broker.sqlite3";
+const TICKET_KEY_FILE: &str = "tickets.key";
+/// How long goodbyes and answers under way may take at a stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What every request handler needs.
+#[derive(Debug)]
+pub struct Shared {
+    pub config: Arc<BrokerConfig>,
+    pub address: SocketAddr,
+    pub started_at: UnixMillis,
+    pub store: Store,
+    pub authority: Authority,
+    pub identity: Judge,
+    pub signer: Signer,
+    pub core: orchestrate::Handle,
+    pub teller: Teller,
+    channel_numbers: AtomicU64,
+}
+
+impl Shared {
+    fn next_channel_number(&self) -> orchestrate::ChannelNumber {
+        self.channel_numbers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    stop: oneshot::Sender<()>,
+    port: JoinHandle<std::io::Result<()>>,
+    admin: JoinHandle<()>,
+    admin_socket: PathBuf,
+}
+
+impl Broker {
+    /// Starts everything; returns when the port is open.
+    ///
+    /// # Errors
+    /// What could not be opened, and why.
+    pub async fn start(config: BrokerConfig, timeline: Option<Timeline>) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let now = UnixMillis::now();
+        let state = StateDir::open(&config.state_dir)?;
+        let authority = Authority::open(&state, config.workspace.as_str(), now)?;
+        let store = Store::open(&state.file(DATABASE_FILE))
+            .with_context(|| format!("cannot open {DATABASE_FILE} in the state directory"))?;
+        let signer = rdp_signer(&config, &authority, &state, now)?;
+        let request_timeout = Duration::from_millis(config.limits.identity_timeout_ms);
+        let identity = Judge::new(&config.identity, config.tls, request_timeout)?;
+
+        let tls = Arc::new(server_tls(&config, &authority, now)?);
+        let listener = TlsListener::bind(config.listen, tls, config.limits.listener())
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listener.address();
+        let admin_socket = config.admin_socket();
+        let admin_listener = admin_socket::bind(&admin_socket)
+            .with_context(|| format!("cannot open admin socket {}", admin_socket.display()))?;
+
+        let teller = Teller::new("broker", timeline);
+        let start = orchestrate::Start {
+            signer: ticket_signer(&state)?,
+            teller: teller.clone(),
+            hosts: enrolled_hosts(&store).await?,
+            drained: store.drained().await?,
+        };
+        let shared = Arc::new(Shared {
+            core: orchestrate::start(&config, start),
+            config,
+            address,
+            started_at: now,
+            store,
+            authority,
+            identity,
+            signer,
+            teller,
+            channel_numbers: AtomicU64::new(1),
+        });
+
+        let (stop, stopping) = oneshot::channel::<()>();
+        let app = http::router(Arc::clone(&shared)).into_make_service_with_connect_info::<Peer>();
+        let port = tokio::spawn(async move {
+            axum::serve(listener, app)
+                .with_graceful_shutdown(async {
+                    let _stop_or_dropped = stopping.await;
+                })
+                .await
+        });
+        let admin = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(admin_socket::serve(admin_listener, move |request| {
+                let shared = Arc::clone(&shared);
+                async move { admin::answer(&shared, request).await }
+            }))
+        };
+        tracing::info!(%address, public_url = %shared.config.public_url, "The broker is up");
+        Ok(Self { shared, stop, port, admin, admin_socket })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Its CA, which machines and clients have to trust.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.shared.authority.pem()
+    }
+
+    /// A new enrolment token.
+    ///
+    /// # Errors
+    /// When the pool does not fit the role or is not declared, or the database
+    /// fails.
+    pub async fn create_enrol_token(
+        &self,
+        role: MachineRole,
+        pool: Option<PoolId>,
+        ttl: Duration,
+        uses: u32,
+    ) -> anyhow::Result<Zeroizing<String>> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        if let Some(problem) = admin::token_problem(&self.shared, role, pool.as_ref(), ttl_ms, uses)
+        {
+            anyhow::bail!(problem);
+        }
+        let pin = self.shared.authority.pin();
+        let now = UnixMillis::now();
+        Ok(enroll::create_token(&self.shared.store, &pin, role, pool, ttl_ms, uses, now).await?)
+    }
+
+    /// Hosts, gateways and sessions at this moment.
+    pub async fn snapshot(&self) -> BrokerSnapshot {
+        self.shared.core.snapshot().await
+    }
+
+    /// What is known of a session, live or over, and why it is where it is.
+    pub async fn explain(&self, session: SessionId) -> Option<(SessionView, Explain)> {
+        let (answer, explained) = oneshot::channel();
+        self.shared.core.send(orchestrate::Command::Explain { session, answer }).await;
+        explained.await.ok().flatten()
+    }
+
+    /// Says goodbye on all channels and stops. Live sessions do not notice.
+    pub async fn shutdown(self) {
+        let Self { shared, stop, mut port, admin, admin_socket } = self;
+        admin.abort();
+        let _nothing_to_remove = std::fs::remove_file(&admin_socket);
+        let _port_ended_already = stop.send(());
+        let (done, goodbyes_queued) = oneshot::channel();
+        shared.core.send(orchestrate::Command::Stop { done }).await;
+        let _core_ended_already = goodbyes_queued.await;
+        if timeout(STOP_GRACE, &mut port).await.is_err() {
+            port.abort();
+        }
+        tracing::info!("The broker has stopped");
+    }
+}
+
+/// Runs the role until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the configuration cannot be used or something cannot be opened.
+pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let file = crate::config::read(path)?;
+    let config = file
+        .broker
+        .ok_or(crate::config::ConfigError::NoRole { path: path.into(), role: "broker" })?;
+    config.check(path)?;
+    // Two workers: the work is small messages; TLS handshakes are the peak.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let broker = Broker::start(config, None).await?;
+        let core = broker.shared.core.clone();
+        // A broker whose owner task hangs is restarted.
+        service::run_until_stopped(async || drop(core.snapshot().await)).await?;
+        broker.shutdown().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn server_tls(
+    config: &BrokerConfig,
+    authority: &Authority,
+    now: UnixMillis,
+) -> anyhow::Result<rustls::ServerConfig> {
+    let (chain, key) = match (&config.tls_certificate, &config.tls_key) {
+        (Some(certificate), Some(key)) => (read_chain(certificate)?, read_key(key)?),
+        _ => authority.issue_server(&config.server_names, now)?,
+    };
+    let mut tls =
+        config.tls.server_asking_for_client_certificate(chain, key, authority.roots()?)?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+fn rdp_signer(
+    config: &BrokerConfig,
+    authority: &Authority,
+    state: &StateDir,
+    now: UnixMillis,
+) -> anyhow::Result<Signer> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    Ok(match &config.signing {
+        Some(signing) => {
+            let key = Zeroizing::new(read(&signing.key)?);
+            Signer::from_pem(&read(&signing.certificate)?, &key)
+                .context("broker.signing cannot be used")?
+        }
+        None => {
+            let pair = authority.signing_pair(state, now)?;
+            Signer::from_pem(&pair.certificate_pem, &pair.key_pem)?
+        }
+    })
+}
+
+/// The key that signs tickets, made at first start: gateways that know it keep
+/// working while the broker restarts.
+fn ticket_signer(state: &StateDir) -> anyhow::Result<TicketSigner> {
+    let document = match state.read(TICKET_KEY_FILE)? {
+        Some(document) => document,
+        None => {
+            let key = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())
+                .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+            state.write(TICKET_KEY_FILE, key.as_ref())?;
+            Zeroizing::new(key.as_ref().to_vec())
+        }
+    };
+    TicketSigner::from_pkcs8(&document).map_err(|error| {
+        anyhow::anyhow!(
+            "{TICKET_KEY_FILE} in the state directory is damaged ({error}); remove it to get a new one"
+        )
+    })
+}
+
+async fn enrolled_hosts(store: &Store) -> anyhow::Result<Vec<(HostId, PoolId)>> {
+    let machines = store.machines().await?;
+    let hosts = machines.into_iter().filter(|m| m.role == MachineRole::Agent && !m.revoked);
+    Ok(hosts.filter_map(|m| Some((m.name.parse().ok()?, m.pool?))).collect())
+}
+
+/// Random bytes of the system.
+///
+/// # Errors
+/// [`Code::Internal`] when it has none: nothing that needs them may go on.
+fn random_bytes<const N: usize>() -> Result<[u8; N], Code> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Code::Internal)?;
+    Ok(bytes)
+}

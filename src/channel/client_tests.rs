@@ -1,3 +1,5 @@
+//! The machines' side of the channel: reconnects, hellos, deadlines, goodbyes.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_tungstenite::accept_async;
@@ -15,10 +17,14 @@ use crate::wire::channel::Envelope;
 type Text = Envelope<String>;
 
 fn settings(ca: &TestCa, broker: &TestServer) -> ChannelSettings {
+    settings_for(ca, &broker.url())
+}
+
+fn settings_for(ca: &TestCa, url: &str) -> ChannelSettings {
     ChannelSettings {
         backoff_base_ms: 5,
         backoff_cap_ms: 20,
-        ..ChannelSettings::new(broker.url().parse().unwrap(), ca.dialer(), MachineRole::Agent)
+        ..ChannelSettings::new(url.parse().unwrap(), ca.dialer(), MachineRole::Agent)
     }
 }
 
@@ -85,17 +91,16 @@ async fn every_connection_starts_with_a_fresh_hello() {
 #[tokio::test]
 async fn a_broker_that_is_not_there_yet_is_waited_for() {
     let ca = TestCa::new();
-    let broker = polite_broker(&ca).await;
-    let settings = settings(&ca, &broker);
-    let address = broker.address;
-    drop(broker);
-    // The port is free now; nothing else on this machine asks for it by number.
-    let (channel, mut events) = start(settings);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let (channel, mut events) = start(settings_for(&ca, &url));
+    // Something is at the port, but no broker: it hangs up at once.
+    let (tcp, _) = listener.accept().await.unwrap();
+    drop(tcp);
     let down = next_event(&mut events).await;
     assert!(matches!(down, ChannelEvent::Down { .. }), "{down:?}");
     assert_eq!(channel.send("lost".into()), Err(NotConnected));
 
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(ca.server()));
     let (tcp, _) = timeout(Duration::from_secs(10), listener.accept()).await.unwrap().unwrap();
     let mut socket = accept_async(acceptor.accept(tcp).await.unwrap()).await.unwrap();

@@ -1,10 +1,99 @@
-//! `ringway ctl`: talks to the admin socket of a broker or gateway.
+//! `ringway ctl`: asks the admin socket of a broker or gateway, prints the
+//! answer as a table, or as JSON with `--json`.
 
+pub(crate) mod tables;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::core::ids::{HostId, SessionId};
+use crate::wire::admin::{AdminRequest, AdminResponse, LINE_LENGTH_MAX};
+
+/// Where the packaged broker has its socket.
+pub const DEFAULT_SOCKET: &str = "/var/lib/ringway/broker/admin.sock";
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The admin socket of a broker or gateway
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub ask: Ask,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
+#[derive(Debug, clap::Subcommand)]
+pub enum Ask {
+    /// What runs here, and how much of it
+    Status,
+    /// Session hosts, their pools and sessions
+    Hosts,
+    /// Gateways and their load
+    Gateways,
+    /// Sessions that hold a place
+    Sessions,
+    /// Why a session is where it is (also a while after its end)
+    Explain { session: SessionId },
+    /// Percentiles of the latency that a gateway's relay adds
+    Histograms,
+    /// Take no new users on a session host
+    Drain {
+        host: HostId,
+        /// Take new users again
+        #[arg(long)]
+        undo: bool,
+    },
+}
+
+/// # Errors
+/// When the socket does not answer, or answers no.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let request = match args.ask {
+        Ask::Status => AdminRequest::Status,
+        Ask::Hosts => AdminRequest::Hosts,
+        Ask::Gateways => AdminRequest::Gateways,
+        Ask::Sessions => AdminRequest::Sessions,
+        Ask::Explain { session } => AdminRequest::Explain { session },
+        Ask::Histograms => AdminRequest::Histograms,
+        Ask::Drain { host, undo } => AdminRequest::Drain { host, undo },
+    };
+    let response = ask(&args.socket, &request)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&response)?);
+    } else {
+        print!("{}", tables::render(&response));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks one question. Refusals are errors here, so that scripts see them in
+/// the exit code.
+///
+/// # Errors
+/// When the socket does not answer in time, or answers no.
+pub fn ask(socket: &Path, request: &AdminRequest) -> anyhow::Result<AdminResponse> {
+    let mut stream = UnixStream::connect(socket).with_context(|| {
+        format!(
+            "cannot reach {} (is the broker or gateway running, and are you its user or root? --socket names another)",
+            socket.display()
+        )
+    })?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
+    let mut line = zeroize::Zeroizing::new(String::new());
+    BufReader::new(stream.take(LINE_LENGTH_MAX)).read_line(&mut line)?;
+    match serde_json::from_str(&line).context("the answer is not understood")? {
+        AdminResponse::Refused { refusal } => Err(refusal.into()),
+        AdminResponse::Invalid { problem } => Err(anyhow::anyhow!(problem)),
+        response => Ok(response),
+    }
 }

@@ -1,7 +1,243 @@
-//! The `[agent]` table.
+//! The `[agent]` table. Only `state_dir` is required.
+
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::ConfigError;
+use crate::channel::pump::PumpRules;
+use crate::dial::DialLimits;
+use crate::dial::pipe::PipeLimits;
+use crate::tls::settings::TlsSettings;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AgentConfig {}
+pub struct AgentConfig {
+    /// Key and certificate from `ringway enroll`.
+    pub state_dir: PathBuf,
+    /// `host:port` of the RDP server: this machine's, or that of a machine
+    /// that cannot run an agent.
+    #[serde(default = "default_target")]
+    pub target: String,
+    /// Sessions at once; a further order is refused with `host_busy`.
+    #[serde(default = "default_sessions_max")]
+    pub sessions_max: u32,
+    /// PEM file with the CA of the gateways. Default: the broker's CA.
+    pub gateway_ca: Option<PathBuf>,
+    #[serde(default)]
+    pub tls: TlsSettings,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn default_target() -> String {
+    "127.0.0.1:3389".into()
+}
+
+const fn default_sessions_max() -> u32 {
+    64
+}
+
+/// Every limit of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The target must accept within this. A broker waits a second for the
+    /// answer to an order, and this is most of it.
+    pub target_timeout_ms: u64,
+    /// TCP to broker or gateway, over all addresses of the name.
+    pub connect_timeout_ms: u64,
+    /// TLS with broker or gateway.
+    pub handshake_timeout_ms: u64,
+    /// The gateway's answer: it comes when both legs are there.
+    pub answer_timeout_ms: u64,
+    pub heartbeat_interval_ms: u64,
+    /// A beat that is not answered within this ends the channel.
+    pub heartbeat_timeout_ms: u64,
+    /// First bound of the random pause before the channel is dialled again.
+    pub reconnect_base_ms: u64,
+    /// Last bound of that pause.
+    pub reconnect_cap_ms: u64,
+    /// Per direction of a session.
+    pub pipe_buffer_bytes: usize,
+    /// A session of which one direction has ended is over when the other one
+    /// carries nothing for this long.
+    pub half_closed_idle_ms: u64,
+    /// How long live sessions may go on after SIGTERM.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let (dial, rules, pipe) =
+            (DialLimits::default(), PumpRules::default(), PipeLimits::default());
+        Self {
+            target_timeout_ms: 700,
+            connect_timeout_ms: dial.connect_timeout_ms,
+            handshake_timeout_ms: dial.handshake_timeout_ms,
+            answer_timeout_ms: dial.answer_timeout_ms,
+            heartbeat_interval_ms: rules.heartbeat_interval_ms,
+            heartbeat_timeout_ms: rules.heartbeat_timeout_ms,
+            reconnect_base_ms: 200,
+            reconnect_cap_ms: 30_000,
+            pipe_buffer_bytes: pipe.buffer_bytes,
+            half_closed_idle_ms: pipe.half_closed_idle_ms,
+            shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+impl Limits {
+    #[must_use]
+    pub const fn dial(&self) -> DialLimits {
+        DialLimits {
+            connect_timeout_ms: self.connect_timeout_ms,
+            handshake_timeout_ms: self.handshake_timeout_ms,
+            answer_timeout_ms: self.answer_timeout_ms,
+        }
+    }
+
+    #[must_use]
+    pub const fn pipe(&self) -> PipeLimits {
+        PipeLimits {
+            buffer_bytes: self.pipe_buffer_bytes,
+            half_closed_idle_ms: self.half_closed_idle_ms,
+        }
+    }
+
+    #[must_use]
+    pub fn channel(&self) -> PumpRules {
+        PumpRules {
+            heartbeat_interval_ms: self.heartbeat_interval_ms,
+            heartbeat_timeout_ms: self.heartbeat_timeout_ms,
+            ..PumpRules::default()
+        }
+    }
+}
+
+impl AgentConfig {
+    /// The defaults, with keys in this directory.
+    #[must_use]
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self {
+            state_dir,
+            target: default_target(),
+            sessions_max: default_sessions_max(),
+            gateway_ca: None,
+            tls: TlsSettings::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Host and port of the target; an IPv6 address stands in brackets.
+    #[must_use]
+    pub fn target_parts(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.target.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']')?,
+            None if host.contains(':') => return None,
+            None => host,
+        };
+        (!host.is_empty()).then_some((host, port))
+    }
+
+    /// Checks what the syntax cannot say. `path` is the file, for messages.
+    ///
+    /// # Errors
+    /// The first key that cannot be used, why, and what to do.
+    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        if self.target_parts().is_none() {
+            return fail(
+                "agent.target",
+                format!("{:?} is not host:port", self.target),
+                "write the address of the RDP server, e.g. 127.0.0.1:3389",
+            );
+        }
+        if self.sessions_max == 0 {
+            return fail(
+                "agent.sessions_max",
+                "is 0".into(),
+                "allow at least one session, or do not run an agent",
+            );
+        }
+        let limits = &self.limits;
+        for (key, value) in [
+            ("agent.limits.target_timeout_ms", limits.target_timeout_ms),
+            ("agent.limits.connect_timeout_ms", limits.connect_timeout_ms),
+            ("agent.limits.handshake_timeout_ms", limits.handshake_timeout_ms),
+            ("agent.limits.answer_timeout_ms", limits.answer_timeout_ms),
+            ("agent.limits.heartbeat_interval_ms", limits.heartbeat_interval_ms),
+            ("agent.limits.heartbeat_timeout_ms", limits.heartbeat_timeout_ms),
+            ("agent.limits.reconnect_base_ms", limits.reconnect_base_ms),
+            ("agent.limits.half_closed_idle_ms", limits.half_closed_idle_ms),
+        ] {
+            if value == 0 {
+                return fail(key, "is 0".into(), "leave it out for the default");
+            }
+        }
+        if limits.reconnect_cap_ms < limits.reconnect_base_ms {
+            return fail(
+                "agent.limits.reconnect_cap_ms",
+                format!("is below reconnect_base_ms ({})", limits.reconnect_base_ms),
+                "make it the larger of the two",
+            );
+        }
+        if !(1_024..=16 * 1024 * 1024).contains(&limits.pipe_buffer_bytes) {
+            return fail(
+                "agent.limits.pipe_buffer_bytes",
+                format!("{} is not between 1024 and 16777216", limits.pipe_buffer_bytes),
+                "leave it out for the default",
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(toml: &str) -> AgentConfig {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn a_state_directory_is_enough() {
+        let config = parse("state_dir = '/var/lib/ringway/agent'");
+        assert!(config.check(Path::new("agent.toml")).is_ok());
+        assert_eq!(config.target_parts(), Some(("127.0.0.1", 3389)));
+        assert!(toml::from_str::<AgentConfig>("state_dir = '/x'\ntypo = 1").is_err());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        for (line, key) in [
+            ("target = 'host'", "agent.target"),
+            ("target = '::1:3389'", "agent.target"),
+            ("target = ':3389'", "agent.target"),
+            ("sessions_max = 0", "agent.sessions_max"),
+            ("limits.target_timeout_ms = 0", "agent.limits.target_timeout_ms"),
+            ("limits.reconnect_cap_ms = 1", "agent.limits.reconnect_cap_ms"),
+            ("limits.pipe_buffer_bytes = 1", "agent.limits.pipe_buffer_bytes"),
+        ] {
+            let config = parse(&format!("state_dir = '/x'\n{line}"));
+            let error = config.check(Path::new("agent.toml")).unwrap_err();
+            assert!(matches!(error, ConfigError::Value { key: k, .. } if k == key), "{error}");
+        }
+    }
+
+    #[test]
+    fn targets_may_be_names_and_addresses() {
+        let parts = |target: &str| {
+            let config = parse(&format!("state_dir = '/x'\ntarget = '{target}'"));
+            config.target_parts().map(|(host, port)| (host.to_owned(), port))
+        };
+        assert_eq!(parts("[::1]:3389"), Some(("::1".into(), 3389)));
+        assert_eq!(parts("desk-7.example:13389"), Some(("desk-7.example".into(), 13389)));
+        assert_eq!(parts("desk:0"), None);
+    }
+}

@@ -22,6 +22,35 @@ pub struct File {
     pub agent: Option<agent::AgentConfig>,
 }
 
+impl File {
+    /// Checks every role in the file and says which there are.
+    ///
+    /// # Errors
+    /// The first value that cannot work, or a file without a role.
+    pub fn check(&self, path: &Path) -> Result<Vec<&'static str>, ConfigError> {
+        let mut roles = Vec::new();
+        if let Some(broker) = &self.broker {
+            broker.check(path)?;
+            roles.push("broker");
+        }
+        if let Some(gateway) = &self.gateway {
+            gateway.check(path)?;
+            roles.push("gateway");
+        }
+        if let Some(agent) = &self.agent {
+            agent.check(path)?;
+            roles.push("agent");
+        }
+        if roles.is_empty() {
+            return Err(ConfigError::NoRole {
+                path: path.into(),
+                role: "broker, gateway or agent",
+            });
+        }
+        Ok(roles)
+    }
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -54,9 +83,9 @@ pub enum Command {
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Check { file } = command;
-    match read(&file) {
-        Ok(_) => {
-            println!("{}: ok", file.display());
+    match read(&file).and_then(|content| content.check(&file)) {
+        Ok(roles) => {
+            println!("{}: ok ({})", file.display(), roles.join(", "));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {

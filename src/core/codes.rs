@@ -118,7 +118,7 @@ codes! {
     TooManyWaiting 3006 "too_many_waiting" Gateway 8 Later 503 "Too many connections are waiting at this gateway; try again in a moment.";
     BrokerUnreachable 3007 "broker_unreachable" Broker 8 Later 503 "The gateway cannot reach the broker; try again in a moment or tell the operator.";
     SessionUnknown 3008 "session_unknown" Host 10 Never 404 "Nobody waits for this session at this gateway any more.";
-    ProbeRefused 3009 "probe_refused" Gateway 7 Later 429 "Too many requests on one connection.";
+    TooManyRequests 3009 "too_many_requests" Gateway 7 Later 429 "Too many requests on one connection.";
 
     ResourceUnknown 4001 "resource_unknown" Client 8 Never 404 "This desktop or application is not published any more; fetch the .rdp file again.";
     NotAssigned 4002 "not_assigned" Client 8 Never 403 "This desktop or application is not assigned to you; ask the operator.";

@@ -13,6 +13,8 @@
 //!              free         free        free        free
 //! ```
 
+mod machines;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
@@ -263,112 +265,6 @@ impl HostTable {
         self.remove(session)
     }
 
-    /// A host said hello: it is placeable, and `live` is all that it carries.
-    /// Returns the sessions that ended while nobody looked.
-    pub fn host_connected(
-        &mut self,
-        name: &HostId,
-        pool: &PoolId,
-        capacity: u32,
-        live: &[SessionId],
-        now: u64,
-    ) -> Vec<Freed> {
-        let mut freed = self.host_disconnected(name, now);
-        let host = self.hosts.entry(name.clone()).or_insert_with(|| Host {
-            pool: pool.clone(),
-            connected: true,
-            draining: false,
-            capacity,
-            sessions: 0,
-        });
-        host.pool = pool.clone();
-        host.connected = true;
-        host.capacity = capacity;
-
-        let carried: HashSet<_> = live.iter().copied().collect();
-        freed.extend(self.free_where(Code::HostGone, |session, slot| {
-            slot.phase == Phase::Live
-                && slot.host.as_ref() == Some(name)
-                && !carried.contains(&session)
-        }));
-        for session in carried {
-            match self.slots.get_mut(&session) {
-                None => self.insert(session, adopted(Some(name.clone()), None)),
-                Some(slot) if slot.host.is_none() => {
-                    slot.host = Some(name.clone());
-                    self.count(name, true);
-                }
-                Some(_) => {}
-            }
-        }
-        self.set_orphan_deadlines(now);
-        freed
-    }
-
-    /// A host's channel is lost. What was ordered and has not started is
-    /// returned as free: nobody will come. Live sessions go on without it.
-    pub fn host_disconnected(&mut self, name: &HostId, now: u64) -> Vec<Freed> {
-        if let Some(host) = self.hosts.get_mut(name) {
-            host.connected = false;
-        }
-        let freed = self.free_where(Code::HostGone, |_, slot| {
-            matches!(slot.phase, Phase::Ordered | Phase::Accepted)
-                && slot.host.as_ref() == Some(name)
-        });
-        self.set_orphan_deadlines(now);
-        freed
-    }
-
-    /// A gateway said hello; `live` is all that it relays.
-    pub fn gateway_connected(
-        &mut self,
-        name: &GatewayId,
-        live: &[SessionId],
-        now: u64,
-    ) -> Vec<Freed> {
-        self.gateways_connected.insert(name.clone());
-        let relayed: HashSet<_> = live.iter().copied().collect();
-        let freed = self.free_where(Code::SessionUnknown, |session, slot| {
-            slot.phase == Phase::Live
-                && slot.gateway.as_ref() == Some(name)
-                && !relayed.contains(&session)
-        });
-        for session in relayed {
-            match self.slots.get_mut(&session) {
-                None => self.insert(session, adopted(None, Some(name.clone()))),
-                Some(slot) if slot.gateway.as_ref().is_none_or(|known| known == name) => {
-                    slot.gateway = Some(name.clone());
-                    slot.phase = Phase::Live;
-                }
-                Some(_) => {}
-            }
-        }
-        self.set_orphan_deadlines(now);
-        freed
-    }
-
-    pub fn gateway_disconnected(&mut self, name: &GatewayId, now: u64) {
-        self.gateways_connected.remove(name);
-        self.set_orphan_deadlines(now);
-    }
-
-    /// Makes a host known that is enrolled but not connected.
-    pub fn host_known(&mut self, name: HostId, pool: PoolId) {
-        self.hosts.entry(name).or_insert(Host {
-            pool,
-            connected: false,
-            draining: false,
-            capacity: 0,
-            sessions: 0,
-        });
-    }
-
-    /// A draining host takes no new users. `false` when it is not known.
-    pub fn set_draining(&mut self, name: &HostId, draining: bool) -> bool {
-        let host = self.hosts.get_mut(name);
-        host.map(|host| host.draining = draining).is_some()
-    }
-
     /// Frees every slot whose deadline has passed.
     pub fn expire(&mut self, now: u64) -> Vec<Freed> {
         let due: Vec<_> = self
@@ -446,32 +342,6 @@ impl HostTable {
         Ok(())
     }
 
-    /// Whether somebody who is connected will tell when this session ends.
-    fn vouched(&self, slot: &Slot) -> bool {
-        slot.phase == Phase::Live
-            && (slot.gateway.as_ref().is_some_and(|name| self.gateways_connected.contains(name))
-                || slot
-                    .host
-                    .as_ref()
-                    .and_then(|name| self.hosts.get(name))
-                    .is_some_and(|host| host.connected))
-    }
-
-    fn set_orphan_deadlines(&mut self, now: u64) {
-        let give_up_at = now.saturating_add(self.rules.orphan_ms);
-        let live: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.phase == Phase::Live)
-            .map(|(session, slot)| (*session, self.vouched(slot)))
-            .collect();
-        for (session, vouched) in live {
-            if let Some(slot) = self.slots.get_mut(&session) {
-                slot.deadline = if vouched { None } else { slot.deadline.or(Some(give_up_at)) };
-            }
-        }
-    }
-
     fn free_where(&mut self, code: Code, applies: impl Fn(SessionId, &Slot) -> bool) -> Vec<Freed> {
         let sessions: Vec<_> = self
             .slots
@@ -516,10 +386,6 @@ fn limit(host: &Host, rules: PoolRules) -> u32 {
         0 => rules.sessions_per_host_max,
         own => own.min(rules.sessions_per_host_max),
     }
-}
-
-fn adopted(host: Option<HostId>, gateway: Option<GatewayId>) -> Slot {
-    Slot { phase: Phase::Live, host, gateway, user: None, deadline: None, adopted: true }
 }
 
 #[cfg(test)]

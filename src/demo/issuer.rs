@@ -23,12 +23,21 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::grants::{self, CODE_LIFETIME_MS, Grant, GrantError, Grants, Redemption};
-use super::https::TlsListener;
 use super::tokens::{AccessClaims, IdClaims, SigningKey, TokenError};
 use crate::core::clock::UnixMillis;
+use crate::tls::listener::{ListenerLimits, TlsListener};
 
 /// Lifetime of the tokens.
 pub const TOKEN_LIFETIME_S: u64 = 600;
+
+/// Its clients are few and come back over new connections.
+const LISTENER_LIMITS: ListenerLimits = ListenerLimits {
+    connections_max: 64,
+    handshakes_max: 64,
+    handshake_timeout_ms: 5_000,
+    idle_timeout_ms: 30_000,
+};
+
 /// `state` and `nonce`, each.
 const ECHOED_LENGTH_MAX: usize = 512;
 const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024;
@@ -82,8 +91,8 @@ impl Issuer {
     pub async fn start(tls: ServerConfig, settings: IssuerSettings) -> Result<Self, IssuerError> {
         let key = SigningKey::generate()?;
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = TlsListener::bind(loopback, tls).await?;
-        let port = axum::serve::Listener::local_addr(&listener)?.port();
+        let listener = TlsListener::bind(loopback, Arc::new(tls), LISTENER_LIMITS).await?;
+        let port = listener.address().port();
         let url = format!("https://{}:{port}", settings.host);
         let desk = Arc::new(Desk { url: url.clone(), settings, key, grants: Mutex::default() });
         let (stop, mut stopped) = watch::channel(false);

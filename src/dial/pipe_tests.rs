@@ -1,3 +1,5 @@
+//! Half-close, truncation and limits of a pipe.
+
 use std::future::{pending, ready};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};

@@ -1,3 +1,5 @@
+//! Asking a fake gateway for a leg: answers, refusals, silence, early bytes.
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;

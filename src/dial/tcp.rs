@@ -90,9 +90,10 @@ mod tests {
 
     #[tokio::test]
     async fn says_when_nobody_listens_and_when_the_name_is_unknown() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        // Bound but not listening: nobody else can get the port meanwhile.
+        let deaf = tokio::net::TcpSocket::new_v4().unwrap();
+        deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = deaf.local_addr().unwrap().port();
         let refused = connect("127.0.0.1", port, Duration::from_secs(5)).await.unwrap_err();
         assert!(matches!(refused, DialErrorKind::Connect { .. }), "{refused:?}");
         let unknown = connect("no-such-host.invalid", 1, Duration::from_secs(5)).await.unwrap_err();

@@ -60,6 +60,33 @@ impl TestCa {
         (vec![leaf.der().clone(), self.der()], key)
     }
 
+    /// What `ringway enroll` would have stored for an agent of this broker.
+    pub(crate) fn enrol_agent(&self, state_dir: &std::path::Path, broker_url: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let record = format!(
+            r#"{{"broker_url":"{broker_url}","name":"host-1","role":"agent","pool":"pool-1"}}"#
+        );
+        for (name, content) in [
+            ("machine.key.pem", key.serialize_pem()),
+            ("machine.crt.pem", leaf.pem() + &self.pem()),
+            ("broker-ca.pem", self.pem()),
+            ("enrolment.json", record),
+        ] {
+            std::fs::write(state_dir.join(name), content).unwrap();
+        }
+    }
+
+    /// Signs .rdp files with a certificate of this CA.
+    pub(crate) fn rdp_signer(&self) -> crate::wire::rdp_signature::Signer {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        crate::wire::rdp_signature::Signer::from_pem(&leaf.pem(), &key.serialize_pem()).unwrap()
+    }
+
     /// For "localhost"; asks for a client certificate and does without one.
     pub(crate) fn server(&self) -> ServerConfig {
         let (chain, key) = self.issue("localhost");

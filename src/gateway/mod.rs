@@ -4,6 +4,7 @@
 //! Three kinds of thread (see `LIFECYCLE.md`): [`lobby`] greets, [`relay`]
 //! relays, [`control`] talks to the broker.
 
+mod admin;
 pub mod control;
 pub mod lobby;
 pub mod relay;
@@ -19,9 +20,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::ServerConfig;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+pub use self::admin::Desk;
 use self::control::{Parts, Question};
 use self::relay::ring::RingSettings;
 use self::relay::{Command, Events, RelayWorker, WorkerSettings};
@@ -33,6 +35,7 @@ use crate::core::codes::Code;
 use crate::dial::{DialLimits, Dialer};
 use crate::observe::close_reason::CloseReason;
 use crate::observe::timeline::Timeline;
+use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key, read_roots};
 use crate::wire::enroll::MachineRole;
 
@@ -110,17 +113,10 @@ impl Gateway {
         &self.shared
     }
 
-    /// Asks the control thread.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub async fn ask<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<T>) -> Question,
-    ) -> anyhow::Result<T> {
-        let (answer, answered) = oneshot::channel();
-        self.questions.send(question(answer)).await.context("the control thread has ended")?;
-        answered.await.context("the control thread has ended")
+    /// Where questions about this gateway are answered.
+    #[must_use]
+    pub fn desk(&self) -> Desk {
+        Desk::new(Arc::clone(&self.shared), self.questions.clone())
     }
 
     /// Ends in good order: no new legs from now on; live sessions, and clients
@@ -245,9 +241,20 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let admin_path = config.admin_socket();
         let gateway = Gateway::start(config, None)?;
         println!("listening on {}", gateway.address());
-        crate::observe::service::run_until_stopped().await?;
+        let admin = admin_socket::bind(&admin_path)
+            .with_context(|| format!("cannot open admin socket {}", admin_path.display()))?;
+        let desk = gateway.desk();
+        let admin = tokio::spawn(admin_socket::serve(admin, move |request| {
+            let desk = desk.clone();
+            async move { desk.answer(request).await }
+        }));
+        let desk = gateway.desk();
+        service::run_until_stopped(async || drop(desk.ask(Question::CloseReasons).await)).await?;
+        admin.abort();
+        let _ = std::fs::remove_file(&admin_path);
         gateway.shutdown(grace).await;
         Ok(ExitCode::SUCCESS)
     })

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustls::ServerConfig;
@@ -135,8 +135,11 @@ pub struct Shared {
     pub requests: mpsc::Sender<Request>,
     pub phase: watch::Receiver<Phase>,
     pub broker_connected: AtomicBool,
+    /// Other gateways that a round trip is known to.
+    pub gateways_measured: AtomicUsize,
     pub counters: LobbyCounters,
     pub teller: Teller,
+    pub started_at: UnixMillis,
 }
 
 /// The requests' receiving end, for the control thread.
@@ -170,8 +173,10 @@ impl Shared {
             requests,
             phase,
             broker_connected: AtomicBool::new(false),
+            gateways_measured: AtomicUsize::new(0),
             counters: LobbyCounters::default(),
             teller: Teller::new("gateway", timeline),
+            started_at: UnixMillis::now(),
         };
         (Arc::new(shared), receiver)
     }

@@ -1,5 +1,6 @@
 //! What is measured and how it is named: close reasons, histograms, logs.
 
+pub mod admin_socket;
 pub mod close_reason;
 pub mod histograms;
 pub mod log;

@@ -10,9 +10,12 @@ use tokio::time::{MissedTickBehavior, interval};
 /// Tells the service manager that the role is ready, keeps its watchdog fed,
 /// and returns at SIGTERM or SIGINT. Outside systemd it only waits.
 ///
+/// The watchdog is fed only after `alive` has returned: a role that hangs is
+/// restarted, even if its main thread still answers signals.
+///
 /// # Errors
 /// When signals cannot be watched.
-pub async fn run_until_stopped() -> io::Result<()> {
+pub async fn run_until_stopped(alive: impl AsyncFn()) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tell(&[NotifyState::Ready]);
@@ -24,7 +27,10 @@ pub async fn run_until_stopped() -> io::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = feed.tick() => tell(&[NotifyState::Watchdog]),
+            () = async {
+                feed.tick().await;
+                alive().await;
+            } => tell(&[NotifyState::Watchdog]),
         }
     }
     tracing::info!("Stopping");

@@ -10,21 +10,20 @@
 //! Buffers are bounded by backpressure: [`Handshake::room`] says how much may be
 //! fed, and is 0 while undelivered plaintext fills its own bound.
 
+mod steps;
+
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{
-    CipherSuite, ClientConfig, CommonState, ExtractedSecrets, HandshakeKind, ProtocolVersion,
-    ServerConfig,
-};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
+use self::steps::{Step, Unbuffered};
 use crate::tls::record::{
-    CONTROL_RECORD_LEN, Framed, Kernel, MAX_OPENED_LEN, MAX_PLAINTEXT_LEN, Opened, RecordError,
+    CONTROL_RECORD_LEN, Framed, MAX_OPENED_LEN, MAX_PLAINTEXT_LEN, Opened, RecordError,
     RecordLayer, next_record,
 };
 
@@ -49,6 +48,8 @@ pub enum TlsError {
     HandshakeTooLong { limit: usize },
     #[error("the peer closed during the TLS handshake")]
     ClosedInHandshake,
+    #[error("this TLS connection has failed before: send what is outgoing and close")]
+    Ended,
     #[error("the peer gave up with TLS alert {description}")]
     PeerAlert { description: u8 },
     #[error(transparent)]
@@ -161,6 +162,9 @@ impl<C: Unbuffered> Handshake<C> {
     /// When the peer breaks the rules, gives up, or is fed beyond the
     /// [`room`](Self::room). An alert to send may wait in the outgoing bytes.
     pub fn feed(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
+        if matches!(self.stage, Stage::Failed) {
+            return Err(TlsError::Ended);
+        }
         if self.incoming.len() + ciphertext.len() > INCOMING_LIMIT {
             return Err(TlsError::TooMuchIncoming { limit: INCOMING_LIMIT });
         }
@@ -268,7 +272,7 @@ impl<C: Unbuffered> Handshake<C> {
     /// # Errors
     /// Before the handshake is done, or while outgoing bytes wait: they were
     /// sealed first and must be sent first.
-    pub fn into_keys(self) -> Result<EstablishedTls, TlsError> {
+    pub fn into_keys(mut self) -> Result<EstablishedTls, TlsError> {
         if self.has_outgoing() {
             return Err(TlsError::OutgoingPending);
         }
@@ -276,6 +280,9 @@ impl<C: Unbuffered> Handshake<C> {
             return Err(TlsError::NotEstablished);
         };
         let (records, negotiated) = *established;
+        // A session keeps these for as long as it waits.
+        self.incoming.shrink_to_fit();
+        self.plaintext.shrink_to_fit();
         Ok(EstablishedTls {
             records,
             negotiated,
@@ -423,115 +430,5 @@ impl<C> fmt::Debug for Handshake<C> {
             Stage::Failed => "failed",
         };
         f.debug_struct("Handshake").field("stage", &stage).finish_non_exhaustive()
-    }
-}
-
-/// What rustls wants next.
-enum Step {
-    Again,
-    Blocked,
-    Done,
-}
-
-/// What the two unbuffered connections of rustls have in common, which rustls
-/// itself does not express.
-trait Unbuffered {
-    /// One step: bytes to discard from the front of `incoming`, and what next.
-    fn step(
-        &mut self,
-        incoming: &mut [u8],
-        outgoing: &mut Vec<u8>,
-    ) -> (usize, Result<Step, TlsError>);
-    fn common(&self) -> &CommonState;
-    fn into_kernel(self) -> Result<(ExtractedSecrets, Kernel), rustls::Error>;
-}
-
-impl Unbuffered for UnbufferedServerConnection {
-    fn step(
-        &mut self,
-        incoming: &mut [u8],
-        outgoing: &mut Vec<u8>,
-    ) -> (usize, Result<Step, TlsError>) {
-        let status: UnbufferedStatus<'_, '_, ServerConnectionData> =
-            self.process_tls_records(incoming);
-        let (discard, step) = take_step(status, outgoing);
-        (discard, settle(step, self.is_handshaking()))
-    }
-
-    fn common(&self) -> &CommonState {
-        self
-    }
-
-    fn into_kernel(self) -> Result<(ExtractedSecrets, Kernel), rustls::Error> {
-        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, Kernel::Server(kernel)))
-    }
-}
-
-impl Unbuffered for UnbufferedClientConnection {
-    fn step(
-        &mut self,
-        incoming: &mut [u8],
-        outgoing: &mut Vec<u8>,
-    ) -> (usize, Result<Step, TlsError>) {
-        let status: UnbufferedStatus<'_, '_, ClientConnectionData> =
-            self.process_tls_records(incoming);
-        let (discard, step) = take_step(status, outgoing);
-        (discard, settle(step, self.is_handshaking()))
-    }
-
-    fn common(&self) -> &CommonState {
-        self
-    }
-
-    fn into_kernel(self) -> Result<(ExtractedSecrets, Kernel), rustls::Error> {
-        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, Kernel::Client(kernel)))
-    }
-}
-
-fn take_step<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    outgoing: &mut Vec<u8>,
-) -> (usize, Result<Step, TlsError>) {
-    let UnbufferedStatus { discard, state } = status;
-    let step = match state {
-        Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            let start = outgoing.len();
-            let needed = match data.encode(&mut []) {
-                Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                    required_size
-                }
-                _ => 0,
-            };
-            outgoing.resize(start + needed, 0);
-            match data.encode(outgoing.get_mut(start..).unwrap_or_default()) {
-                Ok(_) => Ok(Step::Again),
-                Err(_) => Err(TlsError::Unforeseen),
-            }
-        }
-        Ok(ConnectionState::TransmitTlsData(data)) => {
-            data.done();
-            Ok(Step::Again)
-        }
-        Ok(ConnectionState::BlockedHandshake) => Ok(Step::Blocked),
-        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
-        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-            Err(TlsError::ClosedInHandshake)
-        }
-        // No early data is offered, and rustls is shown no record after the
-        // handshake.
-        Ok(_) => Err(TlsError::Unforeseen),
-        Err(error) => Err(TlsError::Handshake(error)),
-    };
-    (discard, step)
-}
-
-/// A server may write half a round trip before it has heard the client's last
-/// word (RFC 8446 4.4.4); for us that is not done yet.
-fn settle(step: Result<Step, TlsError>, still_shaking: bool) -> Result<Step, TlsError> {
-    match step {
-        Ok(Step::Done) if still_shaking => Ok(Step::Blocked),
-        step => step,
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod handshake;
 pub mod identity;
+pub mod listener;
 pub mod pinned_ca;
 pub mod record;
 pub mod settings;

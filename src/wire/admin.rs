@@ -3,6 +3,8 @@
 //! The file permissions of the socket are the access control. Adding a request
 //! or a field with a default is compatible.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::core::clock::UnixMillis;
@@ -10,6 +12,7 @@ use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
 use crate::core::placement::Phase;
 use crate::core::selection::Explain;
+use crate::observe::histograms::Percentiles;
 
 use super::enroll::MachineRole;
 
@@ -40,6 +43,8 @@ pub enum AdminRequest {
         uses: u32,
     },
     Tokens,
+    /// Added relay latency since the start (gateways).
+    Histograms,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +68,15 @@ pub enum AdminResponse {
     Tokens {
         tokens: Vec<TokenListing>,
     },
+    GatewayStatus(Box<GatewayStatusView>),
+    Relayed {
+        sessions: Vec<RelayedView>,
+    },
+    /// How a gateway would judge all gateways for a client right beside it.
+    Judged {
+        explain: Explain,
+    },
+    Histograms(HistogramsView),
     Done,
     Refused {
         refusal: Refusal,
@@ -83,6 +97,62 @@ pub struct StatusView {
     pub hosts_connected: u32,
     pub gateways_connected: u32,
     pub sessions: u32,
+}
+
+/// A gateway and what it has done since its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatusView {
+    pub gateway: GatewayId,
+    pub version: String,
+    pub url: String,
+    pub started_at: UnixMillis,
+    pub broker_connected: bool,
+    pub draining: bool,
+    pub sessions: u64,
+    pub waiting: u64,
+    /// Connections that are not relayed: handshake, request, waiting.
+    pub lobby_connections: u64,
+    pub accepted: u64,
+    /// Times accepting paused because no descriptor was left.
+    pub accept_pauses: u64,
+    pub turned_away: u64,
+    pub handshakes: u64,
+    pub handshakes_failed: u64,
+    pub timeouts: u64,
+    pub refusals: BTreeMap<String, u64>,
+    pub close_reasons: BTreeMap<String, u64>,
+    pub workers: Vec<WorkerView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    pub sessions: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub enters: u64,
+    pub completions: u64,
+    pub starved: u64,
+    pub held_back: u64,
+    pub arena_overflows: u64,
+}
+
+/// A session that a gateway relays now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayedView {
+    pub session: SessionId,
+    pub host: HostId,
+    pub client_address: String,
+    pub worker: usize,
+    pub started_at: UnixMillis,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+/// Microseconds from the completion of a receive to that of the send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistogramsView {
+    pub up_us: Percentiles,
+    pub down_us: Percentiles,
 }
 
 /// Everything at one moment.

@@ -212,7 +212,7 @@ async fn a_connection_may_ask_again_until_it_asks_too_often() {
         assert_eq!(reply.status, 204);
         assert!(reply.head.contains("Ringway-Gateway: gw-1\r\n"), "{}", reply.head);
     }
-    assert_eq!(peer.reply().await.code(), Code::ProbeRefused);
+    assert_eq!(peer.reply().await.code(), Code::TooManyRequests);
     assert_eq!(peer.end().await, End::Clean);
 
     let mut polite = dial(world.gateway.address, &world.tls).await;

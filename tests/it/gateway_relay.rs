@@ -77,7 +77,7 @@ async fn step_12_bytes_pass_both_ways_at_once_under_every_suite() {
         let reason = world.close_reason(session).await;
         assert!(["client_closed", "host_closed"].contains(&reason.as_str()), "{reason}");
     }
-    let measured = world.gateway.gateway().ask(Question::Histograms).await.unwrap();
+    let measured = world.gateway.gateway().desk().ask(Question::Histograms).await.unwrap();
     assert!(!measured.up_us.is_empty() && !measured.down_us.is_empty());
 }
 

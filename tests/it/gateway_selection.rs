@@ -42,7 +42,7 @@ fn placed(reply: &Reply) -> ConnectionResponse {
 /// Waits until a gateway's table is as it should be.
 async fn table_of(gateway: &TestGateway, is_right: impl Fn(&[Candidate]) -> bool) {
     let asking = async {
-        while !is_right(&gateway.gateway().ask(Question::Candidates).await.unwrap()) {
+        while !is_right(&gateway.gateway().desk().ask(Question::Candidates).await.unwrap()) {
             sleep(LOOK_EVERY).await;
         }
     };

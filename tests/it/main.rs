@@ -23,4 +23,10 @@ mod gateway_tickets;
 #[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
+mod real_client;
+#[cfg(test)]
 mod systemd_units;
+#[cfg(test)]
+mod tidy;
+#[cfg(test)]
+mod twelve_steps;

@@ -23,7 +23,7 @@ fn run(folder: &Path, arguments: &str) -> Output {
 }
 
 #[test]
-fn step_6_a_signed_file_is_trusted_until_it_is_changed() {
+fn step06_a_signed_file_is_trusted_until_it_is_changed() {
     if !available(&["openssl"]) {
         return;
     }

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::deployment::Deployment;
 use crate::support::programs::{available, ringway, said, skip};
+use crate::support::wait::free_address;
 
 const UNITS: [&str; 3] = ["ringway-gateway", "ringway-broker", "ringway-agent"];
 
@@ -57,6 +59,18 @@ fn systemd_would_notice_a_mistake_in_a_unit() {
     std::fs::write(&unit, broken).unwrap();
     let (_, remarks) = analyze(&unit);
     assert!(remarks.contains("WatchdogSecs"), "{remarks}");
+}
+
+/// The units say `Type=notify` and `WatchdogSec=`.
+#[test]
+fn every_role_says_that_it_is_ready_alive_and_stopping() {
+    for name in UNITS {
+        let unit = read(&format!("{name}.service"));
+        assert!(unit.contains("\nType=notify\n") && unit.contains("\nWatchdogSec="), "{name}");
+    }
+    let mut ringway = Deployment::start(1, free_address(), &[]);
+    ringway.assert_watchdogs_are_fed();
+    ringway.stop();
 }
 
 #[test]

@@ -10,6 +10,9 @@ use crate::wire::channel::{
     BrokerToAgent, BrokerToGateway, GatewayEntry, GatewayToBroker, VERSION,
 };
 
+/// The gateways' reasons are names from a closed list.
+const CLOSE_REASON_CHARS_MAX: usize = 64;
+
 impl Core {
     pub(super) fn agent_connected(
         &mut self,
@@ -20,7 +23,11 @@ impl Core {
         live: &[SessionId],
     ) {
         let draining = self.drained.contains(&host);
-        agent.outbox.post(BrokerToAgent::Welcome { version: VERSION, host: host.clone(), draining });
+        agent.outbox.post(BrokerToAgent::Welcome {
+            version: VERSION,
+            host: host.clone(),
+            draining,
+        });
         if let Some(older) = self.agents.insert(host.clone(), agent) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
@@ -72,7 +79,7 @@ impl Core {
         self.broadcast_gateways_soon();
     }
 
-    pub(super) fn from_gateway(&mut self, gateway: &GatewayId, message: GatewayToBroker) {
+    pub(super) fn on_gateway_message(&mut self, gateway: &GatewayId, message: GatewayToBroker) {
         match message {
             // Judged on the channel's own task; see channels.rs.
             GatewayToBroker::Hello { .. } | GatewayToBroker::Place(_) => {}
@@ -99,24 +106,24 @@ impl Core {
                     .table
                     .slot(session)
                     .is_some_and(|slot| slot.gateway.as_ref().is_none_or(|g| g == gateway));
+                let why: String = close_reason.chars().take(CLOSE_REASON_CHARS_MAX).collect();
                 if holds_it {
-                    self.session_ended(session, close_reason, bytes_up, bytes_down);
+                    self.session_ended(session, why, bytes_up, bytes_down);
+                } else {
+                    self.records.settled(session, gateway, &why, (bytes_up, bytes_down));
                 }
             }
         }
     }
 
-    pub(super) fn drain(&mut self, host: &HostId, draining: bool) -> bool {
-        let known = self.table.set_draining(host, draining);
-        if known {
-            if draining {
-                self.drained.insert(host.clone());
-            } else {
-                self.drained.remove(host);
-            }
-            tracing::info!(%host, draining, "Changed whether a host takes new users");
+    pub(super) fn drain(&mut self, host: HostId, draining: bool) {
+        tracing::info!(%host, draining, "Changed whether a host takes new users");
+        self.table.set_draining(&host, draining);
+        if draining {
+            self.drained.insert(host);
+        } else {
+            self.drained.remove(&host);
         }
-        known
     }
 
     pub(super) fn broadcast_gateways_soon(&mut self) {

@@ -8,12 +8,14 @@ mod machines;
 mod records;
 mod sessions;
 
+pub use records::HOST_ENDED;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::channel::pump::Outbox;
 use crate::config::broker::{BrokerConfig, Limits};
@@ -31,6 +33,9 @@ use records::Records;
 const TICK: Duration = Duration::from_millis(25);
 /// Changes of the gateway table within this time travel together.
 const TABLE_DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// How long goodbyes may take at a stop.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tells one channel of a machine from the next one of the same machine.
 pub type ChannelNumber = u64;
@@ -95,7 +100,7 @@ pub enum Command {
     Drain {
         host: HostId,
         draining: bool,
-        known: oneshot::Sender<bool>,
+        done: oneshot::Sender<()>,
     },
     Snapshot {
         answer: oneshot::Sender<BrokerSnapshot>,
@@ -238,7 +243,7 @@ impl Core {
                 command = queue.recv() => match command {
                     None => return,
                     Some(Command::Stop { done }) => {
-                        self.say_goodbye();
+                        let _some_do_not_read = timeout(GOODBYE_TIMEOUT, self.say_goodbye()).await;
                         let _nobody_waits = done.send(());
                         return;
                     }
@@ -252,11 +257,17 @@ impl Core {
     fn handle(&mut self, command: Command) {
         match command {
             Command::AgentConnected { host, pool, channel, outbox, capacity, live } => {
-                self.agent_connected(host, &pool, AgentChannel { channel, outbox }, capacity, &live);
+                self.agent_connected(
+                    host,
+                    &pool,
+                    AgentChannel { channel, outbox },
+                    capacity,
+                    &live,
+                );
             }
             Command::FromAgent { host, channel, message } => {
                 if self.agents.get(&host).is_some_and(|agent| agent.channel == channel) {
-                    self.from_agent(&host, message);
+                    self.on_agent_message(&host, message);
                 }
             }
             Command::AgentLost { host, channel } => self.agent_lost(&host, channel),
@@ -276,7 +287,7 @@ impl Core {
             }
             Command::FromGateway { gateway, channel, message } => {
                 if self.gateways.get(&gateway).is_some_and(|known| known.channel == channel) {
-                    self.from_gateway(&gateway, message);
+                    self.on_gateway_message(&gateway, message);
                 }
             }
             Command::GatewayLost { gateway, channel } => self.gateway_lost(&gateway, channel),
@@ -285,8 +296,9 @@ impl Core {
                     self.place(&asked_by, judged);
                 }
             }
-            Command::Drain { host, draining, known } => {
-                let _nobody_waits = known.send(self.drain(&host, draining));
+            Command::Drain { host, draining, done } => {
+                self.drain(host, draining);
+                let _nobody_waits = done.send(());
             }
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());
@@ -312,13 +324,19 @@ impl Core {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn say_goodbye(&mut self) {
+    async fn say_goodbye(&mut self) {
         let refusal = Refusal::with_detail(Code::BrokerUnreachable, "the broker is stopping");
         for agent in self.agents.values() {
             agent.outbox.close(refusal.clone());
         }
         for gateway in self.gateways.values() {
             gateway.outbox.close(refusal.clone());
+        }
+        for agent in self.agents.values() {
+            agent.outbox.ended().await;
+        }
+        for gateway in self.gateways.values() {
+            gateway.outbox.ended().await;
         }
     }
 

@@ -5,11 +5,13 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Judged;
 use crate::core::clock::UnixMillis;
-use crate::core::ids::{HostId, SessionId};
+use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::placement::Slot;
 use crate::core::selection::Explain;
 use crate::wire::admin::SessionView;
 
+/// The end of a session as its host told it, until its gateway says more.
+pub const HOST_ENDED: &str = "host_ended";
 /// Sessions that are over and still explained.
 const ENDED_MAX: usize = 4_096;
 
@@ -59,6 +61,24 @@ impl Records {
             && let Some(oldest) = self.ended.pop_front()
         {
             self.by_session.remove(&oldest);
+        }
+    }
+
+    /// The gateway's own account of a session of which the host had told the
+    /// end first: the gateway knows why.
+    pub(super) fn settled(
+        &mut self,
+        session: SessionId,
+        gateway: &GatewayId,
+        why: &str,
+        bytes: (u64, u64),
+    ) {
+        if let Some(record) = self.by_session.get_mut(&session)
+            && record.view.gateway.as_ref() == Some(gateway)
+            && record.view.end.as_deref() == Some(HOST_ENDED)
+        {
+            record.view.end = Some(why.to_owned());
+            (record.view.bytes_up, record.view.bytes_down) = bytes;
         }
     }
 

@@ -1,5 +1,6 @@
 //! The life of one session, from its place to its end (steps 8 to 11).
 
+use super::records::HOST_ENDED;
 use super::{Core, Judged, PendingOrder};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
@@ -50,8 +51,7 @@ impl Core {
             }
         })?;
         let lifetime = self.limits.reservation_ms;
-        let signed =
-            self.sign(judged.session, &judged.gateway, &host, Role::Client, lifetime);
+        let signed = self.sign(judged.session, &judged.gateway, &host, Role::Client, lifetime);
         let (client_ticket, expires_at) = match signed {
             Ok(signed) => signed,
             Err(code) => {
@@ -112,8 +112,8 @@ impl Core {
         let gateway_url =
             self.gateways.get(gateway).map(|known| known.url.clone()).unwrap_or_default();
         let lifetime = self.limits.start_timeout_ms;
-        let ordered = self.sign(session, gateway, &host, Role::Host, lifetime).and_then(
-            |(ticket, _)| {
+        let ordered =
+            self.sign(session, gateway, &host, Role::Host, lifetime).and_then(|(ticket, _)| {
                 let order = Order {
                     session,
                     gateway: gateway.clone(),
@@ -123,8 +123,7 @@ impl Core {
                 };
                 let posted = self.tell_agent(&host, BrokerToAgent::Order(order));
                 if posted { Ok(()) } else { Err(Code::HostGone) }
-            },
-        );
+            });
         if let Err(code) = ordered {
             self.table.release(session);
             self.records.ended(session, code.facts().name, None);
@@ -136,7 +135,7 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn from_agent(&mut self, host: &HostId, message: AgentToBroker) {
+    pub(super) fn on_agent_message(&mut self, host: &HostId, message: AgentToBroker) {
         match message {
             AgentToBroker::Hello { .. } => {}
             AgentToBroker::OrderAccepted { session } => {
@@ -174,7 +173,7 @@ impl Core {
                         .slot(session)
                         .filter(|slot| slot.phase != Phase::Live)
                         .and_then(|slot| slot.gateway.clone());
-                    self.session_ended(session, "host_ended".into(), bytes_up, bytes_down);
+                    self.session_ended(session, HOST_ENDED.into(), bytes_up, bytes_down);
                     if let Some(gateway) = waiting_gateway {
                         self.cancel_at_gateway(&gateway, session, Code::HostGone.into());
                     }

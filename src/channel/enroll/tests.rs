@@ -1,3 +1,5 @@
+//! Enrolment with right, wrong and borrowed CAs, and what it leaves on disk.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 

@@ -140,6 +140,7 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
             Some(result) = probe_results.recv() => {
                 let now_ms = control.now_ms();
                 control.table.record_probe(result.gateway, result.rtt_us, now_ms);
+                shared.gateways_measured.store(control.table.measured(), Relaxed);
             }
             Some(question) = parts.questions.recv() => control.on_question(question),
             _ = report.tick() => control.on_tick(),

@@ -52,6 +52,11 @@ impl GatewayTable {
         self.probes.insert(gateway, Probe { rtt_us, at_ms: now_ms });
     }
 
+    /// Gateways that a probe has reached.
+    pub fn measured(&self) -> usize {
+        self.probes.len()
+    }
+
     /// Round trip and age of the last probe of each gateway, for display.
     pub fn probed(&self, gateway: &GatewayId, now_ms: u64) -> Option<Rtt> {
         let probe = self.probes.get(gateway)?;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -196,10 +196,21 @@ impl Connection {
         let _ = timeout(LINGER, drain).await;
     }
 
+    /// A descriptor for the relay. Asked for before the peer is told that it
+    /// may begin: afterwards there would be no way left to say no.
+    ///
+    /// # Errors
+    /// [`Code::GatewayFull`] when no descriptor is left.
+    pub fn reserve_socket(&self) -> Result<OwnedFd, Refusal> {
+        self.stream
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| Refusal::with_detail(Code::GatewayFull, error))
+    }
+
     /// Takes the keys: from here on the relay has the connection.
-    pub fn into_leg(self) -> Result<Leg, ConnectionError> {
+    pub fn into_leg(self, socket: OwnedFd) -> Result<Leg, ConnectionError> {
         let established = self.tls.into_keys()?;
-        let socket = self.stream.as_fd().try_clone_to_owned()?;
         Ok(Leg {
             socket,
             peer: self.peer,

@@ -59,7 +59,7 @@ pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
             Err(refusal) => return connection.refuse(&refusal).await,
         }
     }
-    connection.refuse(&Code::ProbeRefused.into()).await;
+    connection.refuse(&Code::TooManyRequests.into()).await;
 }
 
 enum Next {

@@ -57,8 +57,15 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
             return connection.refuse(&refusal).await;
         }
     };
+    let socket = match connection.reserve_socket() {
+        Ok(socket) => socket,
+        Err(refusal) => {
+            give_up(&shared, session, refusal.code);
+            return connection.refuse(&refusal).await;
+        }
+    };
     let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
-    match switched.and_then(|()| connection.into_leg()) {
+    match switched.and_then(|()| connection.into_leg(socket)) {
         Ok(client) => begin(&shared, claims, client, *host),
         Err(_) => client_left(&shared, session),
     }
@@ -71,9 +78,16 @@ pub async fn join_client(mut connection: Connection, claims: Claims) {
     let Some((waker, joining)) = shared.take_waiting(claims.session) else {
         return connection.refuse(&Code::SessionUnknown.into()).await;
     };
+    let socket = match connection.reserve_socket() {
+        Ok(socket) => socket,
+        Err(refusal) => {
+            let _ = waker.send(Wake::Refused(refusal.clone()));
+            return connection.refuse(&refusal).await;
+        }
+    };
     shared.teller.tell(10, Some(claims.session), "host leg admitted");
     let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
-    let wake = match switched.and_then(|()| connection.into_leg()) {
+    let wake = match switched.and_then(|()| connection.into_leg(socket)) {
         Ok(leg) => Wake::Host(Box::new(leg), joining),
         Err(error) => Wake::Refused(Refusal::with_detail(Code::HostDidNotArrive, error)),
     };

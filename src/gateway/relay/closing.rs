@@ -183,6 +183,24 @@ impl Worker {
                 self.partials.push(std::mem::take(&mut leg.partial));
             }
         }
+        self.report(session);
+    }
+
+    /// The ring is lost: nothing completes any more, so nothing is waited for.
+    pub fn abandon_all(&mut self, why: &str) {
+        for mut session in std::mem::take(&mut self.sessions) {
+            session.1.ending = Some(Ending {
+                reason: CloseReason::GatewayFault,
+                detail: Some(why.to_owned()),
+                deadline_us: self.now_us,
+                cut: true,
+            });
+            self.report(session.1);
+        }
+    }
+
+    /// The one record that a session leaves.
+    fn report(&mut self, session: LiveSession) {
         forget_one(&self.ends.stats);
         let (bytes_up, bytes_down) = session.counters.read();
         let Some(ending) = session.ending else { return };

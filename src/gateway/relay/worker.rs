@@ -118,6 +118,7 @@ impl Worker {
         while !(self.stopping && self.sessions.is_empty() && self.unsent_events.is_empty()) {
             if let Err(error) = self.ring.submit_and_wait(TICK) {
                 tracing::error!(%error, "The relay ring failed; its sessions end");
+                self.abandon_all(&error.to_string());
                 return;
             }
             self.now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -83,3 +83,20 @@ impl RecordError {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_peer_did_wrong_is_a_fatal_alert_and_what_it_did_not_is_none() {
+        assert_eq!(RecordError::BadMac.alert(), Some(20));
+        assert_eq!(RecordError::Oversized.alert(), Some(22));
+        assert_eq!(RecordError::UnknownType.alert().map(alert::level), Some(alert::LEVEL_FATAL));
+        for ours in [RecordError::Closed, RecordError::KeyUpdateOwed, RecordError::LimitReached] {
+            assert_eq!(ours.alert(), None, "{ours}");
+        }
+        let refusal = RecordError::Renegotiation.alert().map(alert::level);
+        assert_eq!(refusal, Some(alert::LEVEL_WARNING), "RFC 5246 7.2.2");
+    }
+}

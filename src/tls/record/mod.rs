@@ -125,7 +125,8 @@ impl RecordLayer {
 
     /// Opens one whole record (`record` is exactly what [`next_record`] found)
     /// into `out`, which wants [`MAX_OPENED_LEN`] bytes or as many as the record
-    /// has payload. Bytes of `out` beyond the reported data are scratch.
+    /// has payload. Bytes of `out` beyond the reported data are scratch. Once
+    /// [`peer_closed`](Self::peer_closed), drop what else arrives unlooked at.
     ///
     /// # Errors
     /// Any of [`RecordError`]; all but `BufferTooSmall` are final: every later

@@ -106,7 +106,7 @@ fn check_with(
 }
 
 #[test]
-fn step_5_signs_what_can_be_signed_and_says_what_is_not() {
+fn step05_signs_what_can_be_signed_and_says_what_is_not() {
     let verified = verify(signed(), &roots(), NOW).unwrap();
     let scope = ["Full Address", "GatewayHostname", "LoadBalanceInfo", "Alternate Full Address"];
     assert_eq!(verified.scope, scope);

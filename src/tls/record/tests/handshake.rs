@@ -291,4 +291,42 @@ proptest! {
         }
         prop_assert!(!server.is_established());
     }
+
+    /// A real handshake in pieces of any size, with one byte of one flight
+    /// changed and other records pushed in between.
+    #[test]
+    fn a_disturbed_handshake_never_panics(
+        suite in 0..ALL.len(),
+        piece in 1..400_usize,
+        (flight, at, value) in (0..4, 0..700_usize, any::<u8>()),
+        pushed_in in prop_oneof![
+            Just(&[][..]),
+            Just(&[20, 3, 3, 0, 1, 1][..]),
+            Just(&[21, 3, 3, 0, 2, 1, 90][..]),
+            Just(&[22, 3, 3, 0, 0][..]),
+            Just(&[22, 3, 3, 0, 3, 1, 0, 0][..]),
+            Just(&[23, 3, 3, 0, 0][..]),
+        ],
+    ) {
+        let (mut client, mut server) = start(ALL[suite]);
+        'flights: for number in 0..4 {
+            let mut wire = from_client(&mut client);
+            if number == flight {
+                if let Some(byte) = wire.get_mut(at) {
+                    *byte = value;
+                }
+                wire.splice(0..0, pushed_in.iter().copied());
+            }
+            for piece in wire.chunks(piece) {
+                if server.feed(piece).is_err() {
+                    let _alert = server.take_outgoing();
+                    prop_assert!(matches!(server.feed(b"more"), Err(TlsError::Ended)));
+                    break 'flights;
+                }
+            }
+            if to_client(&mut client, &server.take_outgoing()).is_err() {
+                break;
+            }
+        }
+    }
 }

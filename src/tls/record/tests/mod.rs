@@ -4,6 +4,7 @@
 mod forged;
 mod handshake;
 mod openssl_peer;
+mod openssl_server_peer;
 mod rustls_peer;
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The broker's port: TCP and TLS, with a bound on everything that a stranger
+//! A TLS port for [`axum::serve`], with a bound on everything that a stranger
 //! can make us hold.
 //!
 //! Handshakes run beside each other, so that a slow one delays nobody; at most
@@ -23,11 +23,21 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::config::broker::Limits;
-
 /// After an accept that failed for want of descriptors or memory: time for
 /// others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a port may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// Connections at once; further ones wait in the kernel.
+    pub connections_max: usize,
+    /// Handshakes at once among them.
+    pub handshakes_max: usize,
+    pub handshake_timeout_ms: u64,
+    /// A connection that moves no byte for this long is closed.
+    pub idle_timeout_ms: u64,
+}
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -53,7 +63,7 @@ impl TlsListener {
     pub async fn bind(
         address: SocketAddr,
         tls: Arc<rustls::ServerConfig>,
-        limits: Limits,
+        limits: ListenerLimits,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -100,15 +110,12 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 async fn accept_all(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    limits: Limits,
+    limits: ListenerLimits,
     established: mpsc::Sender<(Connection, Peer)>,
 ) {
     let connections = Arc::new(Semaphore::new(limits.connections_max));
     let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
-    // Twice the time after which a silent channel is given up: whatever is
-    // quiet for longer is neither a channel nor a request.
-    let idle_timeout =
-        Duration::from_millis(limits.heartbeat_timeout_ms.max(limits.request_timeout_ms) * 2);
+    let idle_timeout = Duration::from_millis(limits.idle_timeout_ms);
     loop {
         let Ok(connection_permit) = Arc::clone(&connections).acquire_owned().await else { return };
         let Ok(handshake_permit) = Arc::clone(&handshakes).acquire_owned().await else { return };

@@ -1,0 +1,136 @@
+//! What the broker answers on its admin socket.
+
+use tokio::sync::oneshot;
+
+use super::orchestrate::Command;
+use super::store::StoreError;
+use super::{Shared, enroll};
+use crate::core::clock::UnixMillis;
+use crate::core::codes::{Code, Refusal};
+use crate::core::ids::{HostId, PoolId};
+use crate::wire::admin::{AdminRequest, AdminResponse, StatusView, TokenListing, TokenView};
+use crate::wire::enroll::MachineRole;
+
+/// A token that lives longer is a password.
+const TOKEN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+pub async fn answer(shared: &Shared, request: AdminRequest) -> AdminResponse {
+    let answered = match request {
+        AdminRequest::Status => Ok(AdminResponse::Status(status(shared).await)),
+        AdminRequest::Hosts => {
+            Ok(AdminResponse::Hosts { hosts: shared.core.snapshot().await.hosts })
+        }
+        AdminRequest::Gateways => {
+            Ok(AdminResponse::Gateways { gateways: shared.core.snapshot().await.gateways })
+        }
+        AdminRequest::Sessions => {
+            Ok(AdminResponse::Sessions { sessions: shared.core.snapshot().await.sessions })
+        }
+        AdminRequest::Explain { session } => {
+            let (sender, explained) = oneshot::channel();
+            shared.core.send(Command::Explain { session, answer: sender }).await;
+            Ok(match explained.await.ok().flatten() {
+                Some((session, explain)) => AdminResponse::Explained { session, explain },
+                None => AdminResponse::Refused { refusal: Code::SessionUnknown.into() },
+            })
+        }
+        AdminRequest::Drain { host, undo } => drain(shared, host, !undo).await,
+        AdminRequest::CreateToken { role, pool, ttl_ms, uses } => {
+            create_token(shared, role, pool, ttl_ms, uses).await
+        }
+        AdminRequest::Tokens => tokens(shared).await,
+        AdminRequest::Histograms => Ok(AdminResponse::Invalid {
+            problem: "ask a gateway: the broker relays nothing".into(),
+        }),
+    };
+    answered.unwrap_or_else(|error| {
+        tracing::error!(%error, "The database failed");
+        AdminResponse::Refused { refusal: Refusal::with_detail(Code::Internal, error) }
+    })
+}
+
+async fn status(shared: &Shared) -> StatusView {
+    let snapshot = shared.core.snapshot().await;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    StatusView {
+        role: "broker".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        address: shared.address.to_string(),
+        public_url: shared.config.public_url.clone(),
+        started_at: shared.started_at,
+        hosts_connected: count(snapshot.hosts.iter().filter(|host| host.connected).count()),
+        gateways_connected: count(snapshot.gateways.len()),
+        sessions: count(snapshot.sessions.len()),
+    }
+}
+
+async fn drain(shared: &Shared, host: HostId, draining: bool) -> Result<AdminResponse, StoreError> {
+    if shared.store.machine(MachineRole::Agent, host.to_string()).await?.is_none() {
+        let problem = format!("no session host {host} is enrolled; see: ringway ctl hosts");
+        return Ok(AdminResponse::Invalid { problem });
+    }
+    shared.store.set_drained(host.clone(), draining, UnixMillis::now()).await?;
+    let (done, is_done) = oneshot::channel();
+    shared.core.send(Command::Drain { host, draining, done }).await;
+    let _stopping = is_done.await;
+    Ok(AdminResponse::Done)
+}
+
+async fn create_token(
+    shared: &Shared,
+    role: MachineRole,
+    pool: Option<PoolId>,
+    ttl_ms: u64,
+    uses: u32,
+) -> Result<AdminResponse, StoreError> {
+    if let Some(problem) = token_problem(shared, role, pool.as_ref(), ttl_ms, uses) {
+        return Ok(AdminResponse::Invalid { problem });
+    }
+    let now = UnixMillis::now();
+    let pin = shared.authority.pin();
+    let token =
+        enroll::create_token(&shared.store, &pin, role, pool.clone(), ttl_ms, uses, now).await?;
+    Ok(AdminResponse::Token(TokenView {
+        token: token.to_string(),
+        role,
+        pool,
+        expires_at: now.plus_ms(ttl_ms),
+        uses,
+        broker_url: shared.config.public_url.clone(),
+    }))
+}
+
+pub(super) fn token_problem(
+    shared: &Shared,
+    role: MachineRole,
+    pool: Option<&PoolId>,
+    ttl_ms: u64,
+    uses: u32,
+) -> Option<String> {
+    let declared =
+        |pool: &PoolId| shared.config.pools.iter().any(|declared| declared.name == *pool);
+    match (role, pool) {
+        (MachineRole::Agent, None) => return Some("a session host needs a pool: --pool".into()),
+        (MachineRole::Gateway, Some(_)) => return Some("a gateway is in no pool".into()),
+        (MachineRole::Agent, Some(pool)) if !declared(pool) => {
+            return Some(format!("pool {pool} is not declared in the broker's configuration"));
+        }
+        _ => {}
+    }
+    if ttl_ms == 0 || ttl_ms > TOKEN_TTL_MS_MAX {
+        return Some("a token lives up to 30 days: --ttl 1h".into());
+    }
+    (uses == 0).then(|| "a token needs at least one use: --uses 1".into())
+}
+
+async fn tokens(shared: &Shared) -> Result<AdminResponse, StoreError> {
+    let tokens = shared.store.enrol_tokens(UnixMillis::now()).await?;
+    let listing = tokens.into_iter().map(|token| TokenListing {
+        id: hex::encode(token.hash.get(..4).unwrap_or_default()),
+        role: token.role,
+        pool: token.pool,
+        expires_at: token.expires_at,
+        uses_left: token.uses_left,
+    });
+    Ok(AdminResponse::Tokens { tokens: listing.collect() })
+}

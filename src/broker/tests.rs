@@ -1,0 +1,5 @@
+//! The broker as its machines and users see it, over real TLS on loopback.
+
+mod access;
+mod issuer;
+mod sessions;

@@ -1,0 +1,274 @@
+//! Answers for people: aligned columns, no colours, one line per thing.
+
+use std::fmt::Write as _;
+
+use crate::core::clock::UnixMillis;
+use crate::core::selection::Explain;
+use crate::observe::histograms::Percentiles;
+use crate::wire::admin::{AdminResponse, GatewayStatusView, SessionView, WorkerView};
+
+/// The answer as text, with a newline at its end.
+pub(crate) fn render(response: &AdminResponse) -> String {
+    match response {
+        AdminResponse::Status(status) => pairs(&[
+            ("role", status.role.clone()),
+            ("version", status.version.clone()),
+            ("address", status.address.clone()),
+            ("public url", status.public_url.clone()),
+            ("up for", age(status.started_at)),
+            ("hosts", status.hosts_connected.to_string()),
+            ("gateways", status.gateways_connected.to_string()),
+            ("sessions", status.sessions.to_string()),
+        ]),
+        AdminResponse::Hosts { hosts } => {
+            let rows = hosts.iter().map(|host| {
+                let state = match (host.connected, host.draining) {
+                    (true, false) => "ready",
+                    (true, true) => "draining",
+                    (false, false) => "away",
+                    (false, true) => "away, draining",
+                };
+                let sessions = format!("{}/{}", host.sessions, host.sessions_max);
+                vec![host.host.to_string(), host.pool.to_string(), state.into(), sessions]
+            });
+            table(&["HOST", "POOL", "STATE", "SESSIONS"], rows.collect())
+        }
+        AdminResponse::Gateways { gateways } => {
+            let rows = gateways.iter().map(|gateway| {
+                vec![
+                    gateway.gateway.to_string(),
+                    gateway.url.clone(),
+                    if gateway.draining { "draining" } else { "ready" }.into(),
+                    format!("{}/{}", gateway.connections, gateway.capacity),
+                    gateway.waiting.to_string(),
+                    gateway.in_flight.to_string(),
+                    format!("{} ms", gateway.age_ms),
+                ]
+            });
+            let head = ["GATEWAY", "URL", "STATE", "CONNECTIONS", "WAITING", "PLACED", "REPORTED"];
+            table(&head, rows.collect())
+        }
+        AdminResponse::Sessions { sessions } => {
+            let rows = sessions.iter().map(|session| {
+                vec![
+                    session.session.to_string(),
+                    or_dash(session.user.as_ref()),
+                    or_dash(session.resource.as_ref()),
+                    or_dash(session.host.as_ref()),
+                    or_dash(session.gateway.as_ref()),
+                    phase(session),
+                    session.placed_at.map_or_else(|| "-".into(), age),
+                ]
+            });
+            let head = ["SESSION", "USER", "RESOURCE", "HOST", "GATEWAY", "PHASE", "AGE"];
+            table(&head, rows.collect())
+        }
+        AdminResponse::Explained { session, explain } => explained(session, explain),
+        AdminResponse::Token(token) => format!("{}\n", token.token),
+        AdminResponse::Tokens { tokens } => {
+            let rows = tokens.iter().map(|token| {
+                vec![
+                    token.id.clone(),
+                    token.role.as_str().to_owned(),
+                    or_dash(token.pool.as_ref()),
+                    token.uses_left.to_string(),
+                    remaining(token.expires_at),
+                ]
+            });
+            table(&["TOKEN", "ROLE", "POOL", "USES LEFT", "EXPIRES IN"], rows.collect())
+        }
+        AdminResponse::GatewayStatus(status) => gateway_status(status),
+        AdminResponse::Relayed { sessions } => {
+            let rows = sessions.iter().map(|session| {
+                vec![
+                    session.session.to_string(),
+                    session.host.to_string(),
+                    session.client_address.clone(),
+                    session.worker.to_string(),
+                    session.bytes_up.to_string(),
+                    session.bytes_down.to_string(),
+                    age(session.started_at),
+                ]
+            });
+            let head = ["SESSION", "HOST", "CLIENT", "WORKER", "BYTES UP", "BYTES DOWN", "AGE"];
+            table(&head, rows.collect())
+        }
+        AdminResponse::Judged { explain } => judged(explain),
+        AdminResponse::Histograms(view) => {
+            let row = |name: &str, p: Percentiles| {
+                let numbers = [p.count, p.p50, p.p90, p.p99, p.p999, p.max];
+                std::iter::once(name.to_owned())
+                    .chain(numbers.map(|number| number.to_string()))
+                    .collect()
+            };
+            let head = ["ADDED US", "SENDS", "P50", "P90", "P99", "P99.9", "MAX"];
+            table(&head, vec![row("up", view.up_us), row("down", view.down_us)])
+        }
+        AdminResponse::Done => "done\n".into(),
+        AdminResponse::Refused { refusal } => format!("{refusal}\n"),
+        AdminResponse::Invalid { problem } => format!("{problem}\n"),
+    }
+}
+
+fn explained(session: &SessionView, explain: &Explain) -> String {
+    let mut text = pairs(&[
+        ("session", session.session.to_string()),
+        ("user", or_dash(session.user.as_ref())),
+        ("resource", or_dash(session.resource.as_ref())),
+        ("client", or_dash(session.client_address.as_ref())),
+        ("host", or_dash(session.host.as_ref())),
+        ("gateway", or_dash(session.gateway.as_ref())),
+        ("phase", phase(session)),
+    ]);
+    if !explain.lines.is_empty() {
+        text.push('\n');
+        text.push_str(&judged(explain));
+    }
+    text
+}
+
+fn judged(explain: &Explain) -> String {
+    let rows = explain.lines.iter().map(|line| {
+        vec![
+            line.gateway.to_string(),
+            line.rtt.map_or_else(|| "-".into(), |rtt| format!("{:.1} ms", micros_as_ms(rtt.us))),
+            line.group.map_or_else(
+                || "-".into(),
+                |group| format!("{}-{} ms", group * 10, group * 10 + 9),
+            ),
+            format!("{}/{}", line.connections, line.capacity),
+            serde_json::to_value(line.verdict)
+                .ok()
+                .and_then(|verdict| Some(verdict.as_str()?.replace('_', " ")))
+                .unwrap_or_default(),
+        ]
+    });
+    table(&["GATEWAY", "RTT", "GROUP", "CONNECTIONS", "VERDICT"], rows.collect())
+}
+
+fn gateway_status(status: &GatewayStatusView) -> String {
+    let sum = |of: fn(&WorkerView) -> u64| status.workers.iter().map(of).sum::<u64>().to_string();
+    let mut text = pairs(&[
+        ("gateway", status.gateway.to_string()),
+        ("version", status.version.clone()),
+        ("url", status.url.clone()),
+        ("up for", age(status.started_at)),
+        ("broker", if status.broker_connected { "connected" } else { "AWAY" }.into()),
+        ("state", if status.draining { "draining" } else { "ready" }.into()),
+        ("sessions", format!("{} on {} workers", status.sessions, status.workers.len())),
+        ("waiting", status.waiting.to_string()),
+        ("in the lobby", status.lobby_connections.to_string()),
+        ("accepted", format!("{} ({} turned away)", status.accepted, status.turned_away)),
+        ("accept pauses", status.accept_pauses.to_string()),
+        ("handshakes", format!("{} ({} failed)", status.handshakes, status.handshakes_failed)),
+        ("timeouts", status.timeouts.to_string()),
+        ("bytes up", sum(|w| w.bytes_up)),
+        ("bytes down", sum(|w| w.bytes_down)),
+        ("held back", sum(|w| w.held_back)),
+        ("arena overflows", sum(|w| w.arena_overflows)),
+    ]);
+    for (title, counts) in [("REFUSED", &status.refusals), ("CLOSED", &status.close_reasons)] {
+        if !counts.is_empty() {
+            let rows = counts.iter().map(|(name, n)| vec![name.clone(), n.to_string()]);
+            let _cannot_fail = write!(text, "\n{}", table(&[title, "TIMES"], rows.collect()));
+        }
+    }
+    text
+}
+
+fn phase(session: &SessionView) -> String {
+    match (&session.phase, &session.end) {
+        (Some(phase), _) => format!("{phase:?}").to_lowercase(),
+        (None, Some(end)) => format!("over: {end}"),
+        (None, None) => "over".into(),
+    }
+}
+
+fn micros_as_ms(us: u64) -> f64 {
+    std::time::Duration::from_micros(us).as_secs_f64() * 1_000.0
+}
+
+fn or_dash(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), ToString::to_string)
+}
+
+fn age(since: UnixMillis) -> String {
+    duration(UnixMillis::now().since_ms(since))
+}
+
+fn remaining(until: UnixMillis) -> String {
+    duration(until.since_ms(UnixMillis::now()))
+}
+
+/// The two largest units.
+fn duration(ms: u64) -> String {
+    let s = ms / 1_000;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3_600 => format!("{}m {}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h {}m", s / 3_600, s / 60 % 60),
+        _ => format!("{}d {}h", s / 86_400, s / 3_600 % 24),
+    }
+}
+
+fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    pairs.iter().fold(String::new(), |mut text, (name, value)| {
+        let _cannot_fail = writeln!(text, "{name:width$}  {value}");
+        text
+    })
+}
+
+fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return "none\n".into();
+    }
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let lines: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns)
+        .map(|column| {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::admin::HostView;
+
+    #[test]
+    fn columns_are_aligned() {
+        let host = |name: &str, sessions, connected| HostView {
+            host: name.parse().unwrap(),
+            pool: "p".parse().unwrap(),
+            connected,
+            draining: false,
+            sessions,
+            sessions_max: 10,
+        };
+        let hosts = vec![host("a", 10, true), host("longer-name", 0, false)];
+        assert_eq!(
+            render(&AdminResponse::Hosts { hosts }),
+            "HOST         POOL  STATE  SESSIONS\n\
+             a            p     ready  10/10\n\
+             longer-name  p     away   0/10\n"
+        );
+        assert_eq!(render(&AdminResponse::Hosts { hosts: vec![] }), "none\n");
+    }
+
+    #[test]
+    fn durations_show_two_units() {
+        let texts = [59_999, 60_000, 3_661_000, 90_061_000].map(duration);
+        assert_eq!(texts, ["59s", "1m 0s", "1h 1m", "1d 1h"]);
+    }
+}

@@ -1,0 +1,182 @@
+//! What the syntax cannot say: keys that need, contradict or name each other.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::BrokerConfig;
+use crate::config::ConfigError;
+use crate::core::tickets;
+
+impl BrokerConfig {
+    /// Checks what the syntax cannot say. `path` is the file, for messages.
+    ///
+    /// # Errors
+    /// The first key that cannot be used, why, and what to do.
+    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        if !is_https_origin(&self.public_url) {
+            return fail(
+                "broker.public_url",
+                format!("{:?} is not https://host:port", self.public_url),
+                "write the address that clients and machines use, without a path",
+            );
+        }
+        match (&self.tls_certificate, &self.tls_key) {
+            (None, None) if self.server_names.is_empty() => {
+                return fail(
+                    "broker.server_names",
+                    "is empty, and there is no certificate of your own".into(),
+                    "list the host names in public_url, or set tls_certificate and tls_key",
+                );
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                return fail(
+                    "broker.tls_certificate",
+                    "only one of tls_certificate and tls_key is set".into(),
+                    "set both or none",
+                );
+            }
+            _ => {}
+        }
+        self.check_identity(path)?;
+        self.check_resources(path)?;
+        self.check_limits(path)
+    }
+
+    fn check_identity(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        let identity = &self.identity;
+        if let Some(issuer) = &identity.issuer {
+            if !issuer.starts_with("https://") {
+                return fail(
+                    "broker.identity.issuer",
+                    format!("{issuer:?} is not an https URL"),
+                    "use the issuer's https URL, exactly as its tokens name it in iss",
+                );
+            }
+            if identity.audience.is_none() {
+                return fail(
+                    "broker.identity.audience",
+                    "is missing".into(),
+                    "set what the tokens for this broker carry in aud",
+                );
+            }
+        }
+        for algorithm in identity.algorithms() {
+            if !ALGORITHMS.contains(&algorithm.as_str()) {
+                return fail(
+                    "broker.identity.algorithms",
+                    format!("{algorithm:?} is not a public key algorithm that is supported"),
+                    "use RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA",
+                );
+            }
+        }
+        for token in &identity.static_tokens {
+            if token.token_sha256.len() != 64 || hex::decode(&token.token_sha256).is_err() {
+                return fail(
+                    "broker.identity.static_tokens",
+                    format!("the token_sha256 of {:?} is not 64 hexadecimal digits", token.user),
+                    "take the output of: printf %s TOKEN | sha256sum",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_resources(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        let mut pools = HashSet::new();
+        for pool in &self.pools {
+            if !pools.insert(&pool.name) {
+                let problem = format!("{} is declared twice", pool.name);
+                return fail("broker.pools", problem, "give each pool its own name");
+            }
+            if pool.sessions_per_host_max == 0 {
+                return fail(
+                    "broker.pools.sessions_per_host_max",
+                    format!("is 0 for pool {}", pool.name),
+                    "allow at least one session, or drain the hosts",
+                );
+            }
+        }
+        let mut resources = HashSet::new();
+        for resource in &self.resources {
+            if !resources.insert(&resource.id) {
+                let problem = format!("{} is declared twice", resource.id);
+                return fail("broker.resources", problem, "give each resource its own id");
+            }
+            if !pools.contains(&resource.pool) {
+                return fail(
+                    "broker.resources.pool",
+                    format!("{} names pool {}, which is not declared", resource.id, resource.pool),
+                    "declare the pool under [[broker.pools]] or correct its name",
+                );
+            }
+            if resource.title.chars().any(char::is_control) {
+                return fail(
+                    "broker.resources.title",
+                    format!("the title of {} has a control character", resource.id),
+                    "write the title on one line",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        let limits = &self.limits;
+        if limits.reservation_ms == 0 || limits.reservation_ms > tickets::LIFETIME_MS_MAX {
+            return fail(
+                "broker.limits.reservation_ms",
+                format!(
+                    "{} is not between 1 and {}",
+                    limits.reservation_ms,
+                    tickets::LIFETIME_MS_MAX
+                ),
+                "no ticket lives longer than a minute; keep the default of 30000",
+            );
+        }
+        let none_is_zero = [
+            limits.handshake_timeout_ms,
+            limits.request_timeout_ms,
+            limits.heartbeat_interval_ms,
+            limits.heartbeat_timeout_ms,
+            limits.order_answer_timeout_ms,
+            limits.start_timeout_ms,
+            limits.gateway_table_interval_ms,
+            limits.identity_timeout_ms,
+            limits.handshakes_max as u64,
+            limits.connections_max as u64,
+            limits.channel_queue_max as u64,
+            limits.command_queue_max as u64,
+        ];
+        if none_is_zero.contains(&0) {
+            return fail(
+                "broker.limits",
+                "a time-out, interval or maximum is 0".into(),
+                "remove the key to get its default",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Public key signatures only: a shared secret would let every verifier sign.
+const ALGORITHMS: [&str; 9] =
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
+/// `https://host[:port]` and nothing after it.
+fn is_https_origin(url: &str) -> bool {
+    url.strip_prefix("https://").is_some_and(|rest| {
+        !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c))
+    })
+}

@@ -1,0 +1,262 @@
+//! Offers sessions on a loopback port: every connection that a local client
+//! makes becomes a session of its own.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::session::{ConnectError, SessionOpener, SessionSettings};
+use crate::core::codes::Refusal;
+use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::dial::pipe::{PipeLimits, pipe};
+use crate::dial::tcp;
+use crate::observe::timeline::Timeline;
+
+/// After an accept that failed for want of descriptors: time for others to end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Sessions that are told to end may take this long over it.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Who wants to know what becomes of local connections.
+pub type OnEvent = Arc<dyn Fn(&ConnectorEvent) + Send + Sync>;
+
+/// How sessions are offered locally.
+#[derive(Clone)]
+pub struct ConnectorSettings {
+    pub session: SessionSettings,
+    /// Port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// Accept connections from other machines too: whoever reaches the port is
+    /// connected as this user.
+    pub allow_remote: bool,
+    /// Further local connections wait until a session ends.
+    pub sessions_max: usize,
+    pub pipe: PipeLimits,
+    /// Told about every session. Called from the middle of the work: it must
+    /// not block.
+    pub on_event: Option<OnEvent>,
+}
+
+impl ConnectorSettings {
+    /// A loopback port of the kernel's choice.
+    #[must_use]
+    pub fn new(session: SessionSettings) -> Self {
+        Self {
+            session,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            allow_remote: false,
+            sessions_max: 64,
+            pipe: PipeLimits::default(),
+            on_event: None,
+        }
+    }
+}
+
+impl fmt::Debug for ConnectorSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectorSettings")
+            .field("session", &self.session)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a local connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ConnectorEvent {
+    Started {
+        session: SessionId,
+        gateway: GatewayId,
+        host: HostId,
+    },
+    /// Gateway or broker said no.
+    Refused {
+        refusal: Refusal,
+        advice: &'static str,
+    },
+    /// It did not come to an answer.
+    Failed {
+        problem: String,
+    },
+    Ended {
+        session: SessionId,
+        bytes_up: u64,
+        bytes_down: u64,
+        clean: bool,
+    },
+}
+
+/// Why nothing is offered.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    #[error(
+        "{0} is not a loopback address, and whoever reaches it would be connected as you; \
+         listen on 127.0.0.1 or add --allow-remote"
+    )]
+    NotLoopback(SocketAddr),
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// A local port behind which a desktop is. Dropping it ends everything at
+/// once; see [`Connector::shutdown`] for the polite way.
+#[derive(Debug)]
+pub struct Connector {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Connector {
+    /// Starts to listen. Nothing is dialled before a client connects.
+    ///
+    /// # Errors
+    /// When the address is not a loopback one or cannot be bound, or TLS
+    /// cannot be set up.
+    pub async fn start(
+        settings: ConnectorSettings,
+        timeline: Option<Timeline>,
+    ) -> Result<Self, ConnectorError> {
+        let address = settings.listen;
+        if !address.ip().is_loopback() && !settings.allow_remote {
+            return Err(ConnectorError::NotLoopback(address));
+        }
+        let opener = SessionOpener::new(settings.session.clone(), timeline)?;
+        let failed = |error| ConnectorError::Listen { address, error };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (stop, stopping) = watch::channel(false);
+        let offer =
+            Arc::new(Offer { opener, pipe: settings.pipe, on_event: settings.on_event, stopping });
+        let task = tokio::spawn(accept(listener, offer, settings.sessions_max.max(1)));
+        Ok(Self { address, stop, task })
+    }
+
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts nothing more and ends all sessions.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        let _in_time = timeout(2 * ENDING, &mut self.task).await;
+    }
+}
+
+impl Drop for Connector {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What every local connection needs.
+struct Offer {
+    opener: SessionOpener,
+    pipe: PipeLimits,
+    on_event: Option<OnEvent>,
+    stopping: watch::Receiver<bool>,
+}
+
+async fn accept(listener: TcpListener, offer: Arc<Offer>, sessions_max: usize) {
+    let places = Arc::new(Semaphore::new(sessions_max));
+    // Ends with this task, and all sessions with it.
+    let mut sessions = JoinSet::new();
+    loop {
+        let next = async {
+            // Beyond the limit, connections wait in the kernel.
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            (place, accepted) = next => match accepted {
+                Ok((local, _)) => {
+                    let offer = Arc::clone(&offer);
+                    sessions.spawn(async move {
+                        offer.serve(local).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "Cannot accept a local connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = offer.stopped() => break,
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+    drop(listener);
+    let over = async { while sessions.join_next().await.is_some() {} };
+    let _in_time = timeout(ENDING, over).await;
+}
+
+impl Offer {
+    async fn serve(&self, local: TcpStream) {
+        if let Err(error) = tcp::tune(&local) {
+            tracing::debug!(%error, "Cannot tune a local connection");
+        }
+        let opened = tokio::select! {
+            opened = self.opener.open() => opened,
+            () = self.stopped() => return,
+        };
+        let (leg, details) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!("No session: {error}");
+                self.report(&match error.refusal() {
+                    Some(refusal) => ConnectorEvent::Refused {
+                        refusal: refusal.clone(),
+                        advice: refusal.code.facts().advice,
+                    },
+                    None => ConnectorEvent::Failed { problem: error.to_string() },
+                });
+                return;
+            }
+        };
+        let session = details.session;
+        self.report(&ConnectorEvent::Started {
+            session,
+            gateway: details.gateway,
+            host: details.host,
+        });
+        let report = pipe(local, leg, self.pipe, self.stopped()).await;
+        tracing::info!(
+            step = 11,
+            %session,
+            bytes_up = report.bytes_a_to_b,
+            bytes_down = report.bytes_b_to_a,
+            from_client = ?report.a_to_b,
+            from_gateway = ?report.b_to_a,
+            "A session is over"
+        );
+        self.report(&ConnectorEvent::Ended {
+            session,
+            bytes_up: report.bytes_a_to_b,
+            bytes_down: report.bytes_b_to_a,
+            clean: report.is_clean(),
+        });
+    }
+
+    fn report(&self, event: &ConnectorEvent) {
+        if let Some(on_event) = &self.on_event {
+            on_event(event);
+        }
+    }
+
+    async fn stopped(&self) {
+        let mut stopping = self.stopping.clone();
+        // A connector that is gone has aborted this task.
+        let _gone = stopping.wait_for(|stop| *stop).await;
+    }
+}

@@ -1,0 +1,293 @@
+//! The embedded world: a broker, gateways and an agent in this process, joined
+//! by real TLS over loopback. `ringway demo` shows it; the tests put it to
+//! work with other targets, limits and faults.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustls::RootCertStore;
+
+use crate::agent::{Agent, Target};
+use crate::broker::Broker;
+use crate::broker::orchestrate::HOST_ENDED;
+use crate::channel::enroll::{EnrolSettings, enroll};
+use crate::config::agent::AgentConfig;
+use crate::config::broker::{BrokerConfig, Identity};
+use crate::config::gateway::GatewayConfig;
+use crate::core::ids::{HostId, PoolId, SessionId};
+use crate::dial::DialLimits;
+use crate::gateway::Gateway;
+use crate::observe::timeline::Timeline;
+use crate::tls::identity::read_roots;
+use crate::wire::admin::{BrokerSnapshot, SessionView};
+use crate::wire::enroll::MachineRole;
+
+/// The name of everything here: certificates are for it, and it resolves to
+/// loopback everywhere.
+pub const HOST: &str = "localhost";
+/// The one pool and the one desktop.
+pub const POOL: &str = "demo";
+pub const DESKTOP: &str = "desktop";
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(5);
+/// How long a fresh world may take until all its channels are open.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a world is made of.
+#[expect(missing_debug_implementations, reason = "a timeline is a closure")]
+pub struct WorldSettings {
+    pub gateways: usize,
+    pub sessions_per_host_max: u32,
+    pub identity: Identity,
+    pub timeline: Option<Timeline>,
+    /// Changes the configurations before the roles start.
+    pub adjust_broker: fn(&mut BrokerConfig),
+    pub adjust_gateway: fn(&mut GatewayConfig),
+    pub adjust_agent: fn(&mut AgentConfig),
+}
+
+impl Default for WorldSettings {
+    fn default() -> Self {
+        Self {
+            gateways: 2,
+            sessions_per_host_max: 20,
+            identity: Identity::default(),
+            timeline: None,
+            adjust_broker: |_| {},
+            adjust_gateway: |_| {},
+            adjust_agent: |_| {},
+        }
+    }
+}
+
+/// A running world.
+#[expect(missing_debug_implementations, reason = "its settings hold a closure")]
+pub struct World {
+    pub broker: Broker,
+    pub broker_config: BrokerConfig,
+    pub gateways: Vec<Gateway>,
+    pub agents: Vec<Agent>,
+    settings: WorldSettings,
+    directory: ScratchDirectory,
+}
+
+impl World {
+    /// Starts broker and gateways, without a session host.
+    ///
+    /// # Errors
+    /// Whatever keeps a role from starting.
+    pub async fn start(settings: WorldSettings) -> anyhow::Result<Self> {
+        let directory = ScratchDirectory::new()?;
+        let broker_config = broker_config(&directory.0.join("broker"), &settings)?;
+        let broker = Broker::start(broker_config.clone(), settings.timeline.clone()).await?;
+        let mut world = Self {
+            broker,
+            broker_config,
+            gateways: Vec::new(),
+            agents: Vec::new(),
+            settings,
+            directory,
+        };
+        for number in 1..=world.settings.gateways {
+            world.add_gateway(number).await?;
+        }
+        world
+            .until("the gateways are connected", |world, snapshot| {
+                snapshot.gateways.len() == world.gateways.len()
+                    && world.gateways.iter().all(knows_every_gateway(world.gateways.len()))
+            })
+            .await?;
+        Ok(world)
+    }
+
+    /// The `url` of the broker.
+    #[must_use]
+    pub fn broker_url(&self) -> &str {
+        &self.broker_config.public_url
+    }
+
+    /// What trusts everything here.
+    ///
+    /// # Errors
+    /// When the CA's file cannot be read.
+    pub fn roots(&self) -> anyhow::Result<RootCertStore> {
+        Ok(read_roots(Some(&self.ca_file()?))?)
+    }
+
+    /// The broker's CA as a file, for whoever wants to trust it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn ca_file(&self) -> anyhow::Result<PathBuf> {
+        let path = self.directory.0.join("ca.pem");
+        std::fs::write(&path, self.broker.ca_pem())?;
+        Ok(path)
+    }
+
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory.0
+    }
+
+    /// Enrols and starts a session host, and waits until the broker has it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn add_host(&mut self, name: &str, target: Arc<dyn Target>) -> anyhow::Result<()> {
+        let state_dir = self.enrol(name, MachineRole::Agent).await?;
+        let mut config: AgentConfig =
+            toml::from_str(&format!("state_dir = {:?}", state_dir.display().to_string()))?;
+        (self.settings.adjust_agent)(&mut config);
+        let agent = Agent::start(&config, target, self.settings.timeline.clone())?;
+        self.agents.push(agent);
+        let host: HostId = name.parse()?;
+        self.until("the session host is connected", |_, snapshot| {
+            snapshot.hosts.iter().any(|h| h.host == host && h.connected)
+        })
+        .await
+    }
+
+    async fn add_gateway(&mut self, number: usize) -> anyhow::Result<()> {
+        let state_dir = self.enrol(&format!("gw-{number}"), MachineRole::Gateway).await?;
+        let address = free_address()?;
+        let mut config: GatewayConfig = toml::from_str(&format!(
+            "listen = \"{address}\"\nurl = \"https://{HOST}:{}\"\nstate_dir = {:?}\n\
+             threads = {{ relay_workers = 1, pin = false, probe_interval_ms = 500 }}",
+            address.port(),
+            state_dir.display().to_string(),
+        ))?;
+        (self.settings.adjust_gateway)(&mut config);
+        self.gateways.push(Gateway::start(config, self.settings.timeline.clone())?);
+        Ok(())
+    }
+
+    async fn enrol(&self, name: &str, role: MachineRole) -> anyhow::Result<PathBuf> {
+        let pool: Option<PoolId> = match role {
+            MachineRole::Agent => Some(POOL.parse()?),
+            MachineRole::Gateway => None,
+        };
+        let token = self.broker.create_enrol_token(role, pool, Duration::from_secs(60), 1).await?;
+        let state_dir = self.directory.0.join(name);
+        enroll(&EnrolSettings {
+            broker: self.broker_url().parse()?,
+            token: token.parse()?,
+            role,
+            state_dir: state_dir.clone(),
+            name: name.to_owned(),
+            server_names: if role == MachineRole::Gateway { vec![HOST.into()] } else { vec![] },
+            ca: None,
+            force: false,
+            limits: DialLimits::default(),
+        })
+        .await
+        .with_context(|| format!("enrolling {name}"))?;
+        Ok(state_dir)
+    }
+
+    /// Waits until the world looks as wanted.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&Self, &BrokerSnapshot) -> bool,
+    ) -> anyhow::Result<()> {
+        let reached = async {
+            while !wanted(self, &self.broker.snapshot().await) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(READY_TIMEOUT, reached)
+            .await
+            .with_context(|| format!("waiting until {what}"))
+    }
+
+    /// What the broker keeps of a session that is over, once it is.
+    ///
+    /// # Errors
+    /// When it is not over in time.
+    pub async fn ended(&self, session: SessionId) -> anyhow::Result<SessionView> {
+        let ended = async {
+            loop {
+                match self.broker.explain(session).await {
+                    // The host may tell first; the gateway knows why.
+                    Some((view, _)) if view.end.as_deref().is_some_and(|e| e != HOST_ENDED) => {
+                        return view;
+                    }
+                    _ => tokio::time::sleep(POLL).await,
+                }
+            }
+        };
+        tokio::time::timeout(READY_TIMEOUT, ended)
+            .await
+            .with_context(|| format!("waiting until session {session} is over"))
+    }
+
+    /// Ends everything in order and removes its files.
+    pub async fn shutdown(self) {
+        for agent in self.agents {
+            agent.shutdown().await;
+        }
+        for gateway in self.gateways {
+            gateway.shutdown(Duration::ZERO).await;
+        }
+        self.broker.shutdown().await;
+    }
+}
+
+/// A gateway that has a round trip to each of `count` gateways but itself.
+fn knows_every_gateway(count: usize) -> impl Fn(&Gateway) -> bool {
+    move |gateway| gateway.shared().gateways_measured.load(Relaxed) + 1 >= count
+}
+
+fn broker_config(state_dir: &Path, settings: &WorldSettings) -> anyhow::Result<BrokerConfig> {
+    let address = free_address()?;
+    let mut config: BrokerConfig = toml::from_str(&format!(
+        r#"
+        listen = "{address}"
+        public_url = "https://{HOST}:{port}"
+        server_names = ["{HOST}"]
+        state_dir = {state_dir:?}
+        workspace = "demo"
+        pools = [{{ name = "{POOL}", sessions_per_host_max = {max} }}]
+        resources = [{{ id = "{DESKTOP}", title = "Demo Desktop", pool = "{POOL}", users = ["*"] }}]
+        "#,
+        port = address.port(),
+        state_dir = state_dir.display().to_string(),
+        max = settings.sessions_per_host_max,
+    ))?;
+    config.identity = settings.identity.clone();
+    (settings.adjust_broker)(&mut config);
+    Ok(config)
+}
+
+/// An address that nobody listens on just now. Its port has to stand in a URL
+/// before the role that opens it starts.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr()?)
+}
+
+/// A directory of this world's own, removed with it.
+struct ScratchDirectory(PathBuf);
+
+impl ScratchDirectory {
+    fn new() -> anyhow::Result<Self> {
+        let mut random = [0_u8; 8];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow::anyhow!("no randomness"))?;
+        let path = std::env::temp_dir().join(format!("ringway-demo-{}", hex::encode(random)));
+        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for ScratchDirectory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,90 @@
+//! The admin socket of a role: a Unix socket that only the role's user may
+//! open; one line of JSON asks, one answers (see [`crate::wire::admin`]).
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::wire::admin::{AdminRequest, AdminResponse};
+
+/// Operators at once.
+const CONNECTIONS_MAX: usize = 32;
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+/// One request and its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Opens the socket. One that an earlier run left behind is replaced; one on
+/// which somebody answers is not.
+///
+/// # Errors
+/// When the socket cannot be made, or another process uses it.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process answers on this socket; stop it or set admin_socket",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The state directory is 0700 already; this is for sockets elsewhere.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers until it is aborted. `answer` decides; everything else is here.
+pub async fn serve<F, Answer>(listener: UnixListener, answer: F)
+where
+    F: Fn(AdminRequest) -> Answer + Clone + Send + 'static,
+    Answer: Future<Output = AdminResponse> + Send,
+{
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    match timeout(PATIENCE, converse(stream, answer)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%error, "An admin connection failed"),
+                        Err(_elapsed) => tracing::debug!("An admin connection took too long"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Cannot accept an admin connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse<F, Answer>(stream: UnixStream, answer: F) -> io::Result<()>
+where
+    F: Fn(AdminRequest) -> Answer,
+    Answer: Future<Output = AdminResponse>,
+{
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    let response = match serde_json::from_str(&line) {
+        Ok(request) => answer(request).await,
+        Err(error) => AdminResponse::Invalid { problem: error.to_string() },
+    };
+    let mut text = zeroize::Zeroizing::new(serde_json::to_string(&response)?);
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await?;
+    writer.shutdown().await
+}
