@@ -123,7 +123,7 @@ async fn run_agent(shared: Arc<Shared>, socket: WebSocket, host: HostId, pool: P
 async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, gateway: GatewayId) {
     let (outbox, mut inbound, channel, pump) = start_pump(&shared, socket);
     match first(&shared, &mut inbound).await {
-        Some(GatewayToBroker::Hello { version, software, url, capacity, live }) => {
+        Some(GatewayToBroker::Hello { version, software, url, capacity, live, more: _ }) => {
             if !is_gateway_url(&url) {
                 close_unexpected(&outbox, true);
             } else if let Some(outbox) = accept_version::<BrokerToGateway>(outbox, version) {

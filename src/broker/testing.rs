@@ -244,6 +244,7 @@ impl World {
             url: "https://gw.example:443".into(),
             capacity: 1_000,
             live: live.to_vec(),
+            more: false,
         });
         assert!(matches!(gateway.next().await, BrokerToGateway::Welcome { .. }));
         gateway

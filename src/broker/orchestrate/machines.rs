@@ -82,7 +82,9 @@ impl Core {
     pub(super) fn on_gateway_message(&mut self, gateway: &GatewayId, message: GatewayToBroker) {
         match message {
             // Judged on the channel's own task; see channels.rs.
-            GatewayToBroker::Hello { .. } | GatewayToBroker::Place(_) => {}
+            GatewayToBroker::Hello { .. }
+            | GatewayToBroker::AlsoLive { .. }
+            | GatewayToBroker::Place(_) => {}
             GatewayToBroker::Load { connections, waiting, draining } => {
                 let Some(known) = self.gateways.get_mut(gateway) else { return };
                 let changed = known.draining != draining;
