@@ -18,7 +18,7 @@ use super::store::Machine;
 use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use crate::core::codes::{Code, Refusal};
-use crate::core::ids::{GatewayId, HostId, PoolId};
+use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
 use crate::tls::listener::Peer;
 use crate::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker, MESSAGE_LENGTH_MAX,
@@ -30,6 +30,8 @@ use crate::wire::enroll::MachineRole;
 const INBOUND_QUEUE_MAX: usize = 64;
 /// Placements of one gateway whose tokens are being judged.
 const JUDGING_MAX: usize = 256;
+/// Sessions that one gateway may say it relays.
+const LIVE_SESSIONS_MAX: usize = 1_000_000;
 /// A gateway's URL.
 const URL_BYTES_MAX: usize = 300;
 
@@ -123,8 +125,8 @@ async fn run_agent(shared: Arc<Shared>, socket: WebSocket, host: HostId, pool: P
 async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, gateway: GatewayId) {
     let (outbox, mut inbound, channel, pump) = start_pump(&shared, socket);
     match first(&shared, &mut inbound).await {
-        Some(GatewayToBroker::Hello { version, software, url, capacity, live, more: _ }) => {
-            if !is_gateway_url(&url) {
+        Some(GatewayToBroker::Hello { version, software, url, capacity, mut live, more }) => {
+            if !is_gateway_url(&url) || !all_live(&shared, &mut inbound, &mut live, more).await {
                 close_unexpected(&outbox, true);
             } else if let Some(outbox) = accept_version::<BrokerToGateway>(outbox, version) {
                 tracing::info!(%gateway, %software, %url, "A gateway said hello");
@@ -210,6 +212,29 @@ where
 async fn first<In>(shared: &Shared, inbound: &mut mpsc::Receiver<In>) -> Option<In> {
     let patience = Duration::from_millis(shared.config.limits.request_timeout_ms);
     timeout(patience, inbound.recv()).await.ok().flatten()
+}
+
+/// The rest of a long hello. Until all of it is here nobody knows which
+/// sessions are over. `false` when it does not come as it should.
+async fn all_live(
+    shared: &Shared,
+    inbound: &mut mpsc::Receiver<GatewayToBroker>,
+    live: &mut Vec<SessionId>,
+    mut more: bool,
+) -> bool {
+    while more {
+        let Some(GatewayToBroker::AlsoLive { live: part, more: still_more }) =
+            first(shared, inbound).await
+        else {
+            return false;
+        };
+        if part.is_empty() || live.len().saturating_add(part.len()) > LIVE_SESSIONS_MAX {
+            return false;
+        }
+        live.extend(part);
+        more = still_more;
+    }
+    true
 }
 
 fn accept_version<Out>(outbox: Outbox<Out>, version: u16) -> Option<Outbox<Out>> {
