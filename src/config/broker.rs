@@ -33,6 +33,11 @@ pub struct BrokerConfig {
     pub state_dir: PathBuf,
     /// Default: `admin.sock` in the state directory.
     pub admin_socket: Option<PathBuf>,
+    /// Whoever enrols a gateway chooses its server names, the broker's own and
+    /// those of other gateways included. Default: only names that
+    /// `ringway token create --server-name` bound to the token.
+    #[serde(default)]
+    pub allow_any_server_name: bool,
     /// A certificate of one's own instead of one from the broker's CA.
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,

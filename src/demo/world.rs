@@ -253,6 +253,7 @@ fn broker_config(state_dir: &Path, settings: &WorldSettings) -> anyhow::Result<B
         public_url = "https://{HOST}:{port}"
         server_names = ["{HOST}"]
         state_dir = {state_dir:?}
+        allow_any_server_name = true
         workspace = "demo"
         pools = [{{ name = "{POOL}", sessions_per_host_max = {max} }}]
         resources = [{{ id = "{DESKTOP}", title = "Demo Desktop", pool = "{POOL}", users = ["*"] }}]

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::wire::admin::{AdminRequest, AdminResponse};
+use crate::wire::admin::AdminResponse;
 
 /// Operators at once.
 const CONNECTIONS_MAX: usize = 32;
@@ -43,9 +44,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers until it is aborted. `answer` decides; everything else is here.
-pub async fn serve<F, Answer>(listener: UnixListener, answer: F)
+pub async fn serve<Request, F, Answer>(listener: UnixListener, answer: F)
 where
-    F: Fn(AdminRequest) -> Answer + Clone + Send + 'static,
+    Request: DeserializeOwned + Send + 'static,
+    F: Fn(Request) -> Answer + Clone + Send + 'static,
     Answer: Future<Output = AdminResponse> + Send,
 {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -71,9 +73,10 @@ where
     }
 }
 
-async fn converse<F, Answer>(stream: UnixStream, answer: F) -> io::Result<()>
+async fn converse<Request, F, Answer>(stream: UnixStream, answer: F) -> io::Result<()>
 where
-    F: Fn(AdminRequest) -> Answer,
+    Request: DeserializeOwned,
+    F: Fn(Request) -> Answer,
     Answer: Future<Output = AdminResponse>,
 {
     let (reader, mut writer) = stream.into_split();

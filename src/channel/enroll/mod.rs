@@ -48,6 +48,7 @@ pub struct Args {
     #[arg(long)]
     name: Option<String>,
     /// DNS name under which clients reach this gateway; may be repeated
+    /// [default: those that the token was created for]
     #[arg(long, value_name = "DNS")]
     server_name: Vec<String>,
     /// Trust this CA for the broker's certificate instead of the token's
