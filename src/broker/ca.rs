@@ -14,7 +14,7 @@ use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::state_dir::{StateDir, StateError};
+use crate::config::state_dir::{StateDir, StateError};
 use crate::core::clock::UnixMillis;
 use crate::tls::pinned_ca::CaPin;
 use crate::wire::enroll::MachineRole;

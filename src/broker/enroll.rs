@@ -206,9 +206,9 @@ fn refusal(error: StoreError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::super::ca::Authority;
-    use super::super::state_dir::StateDir;
     use super::super::testing::TemporaryDir;
     use super::*;
+    use crate::config::state_dir::StateDir;
 
     fn new_token(role: MachineRole, pool: Option<PoolId>, uses: u32) -> NewToken {
         NewToken { role, pool, ttl_ms: 1_000, uses, server_names: vec![] }

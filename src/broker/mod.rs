@@ -14,7 +14,6 @@ pub mod http;
 pub mod identity;
 pub mod orchestrate;
 pub mod place;
-pub mod state_dir;
 pub mod store;
 pub mod token;
 
@@ -38,6 +37,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::config::broker::BrokerConfig;
+use crate::config::state_dir::StateDir;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
 use crate::core::ids::{HostId, PoolId, SessionId};
@@ -52,7 +52,6 @@ use crate::wire::enroll::MachineRole;
 use crate::wire::rdp_signature::Signer;
 use ca::Authority;
 use identity::Judge;
-use state_dir::StateDir;
 use store::Store;
 
 const DATABASE_FILE: &str = "broker.sqlite3";

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod broker;
 pub mod gateway;
+pub mod state_dir;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
