@@ -81,7 +81,8 @@ pub struct Identity {
     pub ca_file: Option<PathBuf>,
     /// Signature algorithms that are accepted.
     pub algorithms: Vec<String>,
-    /// Claim that names the user.
+    /// Claim that names the user. Default: `sub`, which an issuer never gives
+    /// to another user; most others can change hands.
     pub user_claim: Option<String>,
     /// Claim that lists the groups.
     pub groups_claim: Option<String>,
