@@ -152,11 +152,13 @@ impl Agent {
             backoff_cap_ms: config.limits.reconnect_cap_ms,
             ..ChannelSettings::new(broker, to_broker, MachineRole::Agent)
         };
-        let (channel, events) = client::spawn(settings, move || AgentToBroker::Hello {
-            version: VERSION,
-            software: concat!("ringway ", env!("CARGO_PKG_VERSION")).into(),
-            live: hello_seats.live(),
-            capacity,
+        let (channel, events) = client::spawn(settings, move || {
+            vec![AgentToBroker::Hello {
+                version: VERSION,
+                software: concat!("ringway ", env!("CARGO_PKG_VERSION")).into(),
+                live: hello_seats.live(),
+                capacity,
+            }]
         });
         let desk = Arc::new(Desk {
             seats: Arc::clone(&seats),

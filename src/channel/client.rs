@@ -92,12 +92,12 @@ pub struct NotConnected;
 /// Starts a channel on the current tokio runtime. It ends when every handle
 /// or the receiver is dropped, or with [`ChannelHandle::shutdown`].
 ///
-/// `make_hello` makes the first message of every connection. It is called
+/// `make_hello` makes the first messages of every connection. It is called
 /// while [`ChannelHandle::send`] waits, so that nothing falls between the
 /// state that a hello shows and the messages after it; it must not send.
 pub fn spawn<In, Out>(
     settings: ChannelSettings,
-    make_hello: impl FnMut() -> Out + Send + 'static,
+    make_hello: impl FnMut() -> Vec<Out> + Send + 'static,
 ) -> (ChannelHandle<Out>, mpsc::Receiver<ChannelEvent<In>>)
 where
     In: DeserializeOwned + Send + 'static,
@@ -174,7 +174,7 @@ impl<In, Out, Hello> Keeper<In, Out, Hello>
 where
     In: DeserializeOwned + Send + 'static,
     Out: Serialize + Send + 'static,
-    Hello: FnMut() -> Out + Send + 'static,
+    Hello: FnMut() -> Vec<Out> + Send + 'static,
 {
     async fn keep_open(mut self) {
         let mut backoff = Backoff::new(self.settings.backoff_base_ms, self.settings.backoff_cap_ms);
@@ -218,7 +218,9 @@ where
         let (outbox, queue) = pump::outbox(self.settings.queue_length);
         {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            outbox.post((self.make_hello)());
+            for message in (self.make_hello)() {
+                outbox.post(message);
+            }
             *current = Some(outbox.clone());
         }
         tracing::info!(broker = %self.settings.broker, "Opened the channel");

@@ -33,7 +33,7 @@ fn start(
     settings: ChannelSettings,
 ) -> (ChannelHandle<String>, mpsc::Receiver<ChannelEvent<String>>) {
     let hellos = AtomicU32::new(0);
-    spawn(settings, move || format!("hello {}", hellos.fetch_add(1, Ordering::Relaxed) + 1))
+    spawn(settings, move || vec![format!("hello {}", hellos.fetch_add(1, Ordering::Relaxed) + 1)])
 }
 
 /// The next message that is not a heartbeat.

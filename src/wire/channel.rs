@@ -18,6 +18,9 @@ pub const VERSION: u16 = 1;
 /// A longer message closes the channel.
 pub const MESSAGE_LENGTH_MAX: usize = 1024 * 1024;
 
+/// Live sessions in one message of a gateway. Each takes 35 bytes of text.
+pub const LIVE_PER_MESSAGE_MAX: usize = 20_000;
+
 /// What every message travels in, in both directions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -107,8 +110,20 @@ pub struct Order {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GatewayToBroker {
     /// First message. `url` is where clients, hosts and other gateways reach
-    /// this instance; `live` are the sessions that it relays right now.
-    Hello { version: u16, software: String, url: String, capacity: u32, live: Vec<SessionId> },
+    /// this instance; `live` are the sessions that it relays right now, or, if
+    /// there are `more` than [`LIVE_PER_MESSAGE_MAX`], the first of them.
+    Hello {
+        version: u16,
+        software: String,
+        url: String,
+        capacity: u32,
+        live: Vec<SessionId>,
+        #[serde(default)]
+        more: bool,
+    },
+    /// Follows at once on a hello with `more`, until `more` is false. Only
+    /// then is it known which sessions are not live.
+    AlsoLive { live: Vec<SessionId>, more: bool },
     /// Load, about once a second.
     Load { connections: u32, waiting: u32, draining: bool },
     /// Step 7 and 9, first half: reserve a place on a host for this user and

@@ -221,8 +221,8 @@ async fn a_connection_may_ask_again_until_it_asks_too_often() {
     assert_eq!(polite.end().await, End::Clean);
 }
 
-/// More than a lobby thread has registered buffers: whoever does not read its
-/// answer holds up nobody.
+/// Who comes beyond the limit is dropped at once; live sessions and, later,
+/// new ones are not affected.
 #[tokio::test]
 async fn the_lobby_is_full_at_its_limit_and_empty_afterwards() {
     let world = World::start_with(|config| {

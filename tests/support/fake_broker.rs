@@ -273,6 +273,7 @@ impl Inner {
                 }
             }
             GatewayToBroker::Load { .. }
+            | GatewayToBroker::AlsoLive { .. }
             | GatewayToBroker::SessionStarted { .. }
             | GatewayToBroker::SessionEnded { .. } => {}
         }

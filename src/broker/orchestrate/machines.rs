@@ -10,6 +10,7 @@ use crate::wire::admin::{BrokerSnapshot, GatewayView, HostView};
 use crate::wire::channel::{
     BrokerToAgent, BrokerToGateway, GatewayEntry, GatewayToBroker, VERSION,
 };
+use crate::wire::enroll::MachineRole;
 
 /// The gateways' reasons are names from a closed list.
 const CLOSE_REASON_CHARS_MAX: usize = 64;
@@ -83,7 +84,9 @@ impl Core {
     pub(super) fn on_gateway_message(&mut self, gateway: &GatewayId, message: GatewayToBroker) {
         match message {
             // Judged on the channel's own task; see channels.rs.
-            GatewayToBroker::Hello { .. } | GatewayToBroker::Place(_) => {}
+            GatewayToBroker::Hello { .. }
+            | GatewayToBroker::AlsoLive { .. }
+            | GatewayToBroker::Place(_) => {}
             GatewayToBroker::Load { connections, waiting, draining } => {
                 let on_the_way = self.on_the_way_to(gateway);
                 let Some(known) = self.gateways.get_mut(gateway) else { return };
@@ -135,6 +138,24 @@ impl Core {
             self.drained.insert(host);
         } else {
             self.drained.remove(&host);
+        }
+    }
+
+    /// The machine is gone at once, whether it hears of it or not.
+    pub(super) fn expel(&mut self, role: MachineRole, name: &str, why: Refusal) {
+        match role {
+            MachineRole::Agent => {
+                let Ok(host) = name.parse() else { return };
+                let Some(agent) = self.agents.get(&host) else { return };
+                agent.outbox.close(why);
+                self.agent_lost(&host, agent.channel);
+            }
+            MachineRole::Gateway => {
+                let Ok(gateway) = name.parse() else { return };
+                let Some(known) = self.gateways.get(&gateway) else { return };
+                known.outbox.close(why);
+                self.gateway_lost(&gateway, known.channel);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use x509_cert::der::Decode as _;
 use zeroize::Zeroizing;
 
-use crate::broker::state_dir::{StateDir, StateError};
+use crate::config::state_dir::{StateDir, StateError};
 use crate::core::clock::UnixMillis;
 use crate::core::ids::PoolId;
 use crate::tls::identity::{self, PemError};

@@ -1,6 +1,7 @@
 //! Enrolment with right, wrong and borrowed CAs, and what it leaves on disk.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::CertificateSigningRequestParams;

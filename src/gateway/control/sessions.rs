@@ -6,18 +6,34 @@ use crate::core::ids::SessionId;
 use crate::gateway::relay::{ClosedSession, Command, Event};
 use crate::gateway::shared::{Shared, lock};
 use crate::observe::close_reason::CloseReason;
-use crate::wire::channel::{GatewayToBroker, VERSION};
+use crate::wire::channel::{GatewayToBroker, LIVE_PER_MESSAGE_MAX, VERSION};
 
-/// The first message of every connection to the broker: with it the broker
+/// The first messages of every connection to the broker: with them the broker
 /// counts what is relayed right now, whatever it knew before.
-pub(super) fn hello(shared: &Shared) -> GatewayToBroker {
-    GatewayToBroker::Hello {
+pub(super) fn hello(shared: &Shared) -> Vec<GatewayToBroker> {
+    let live: Vec<SessionId> = lock(&shared.live).keys().copied().collect();
+    hello_with(&shared.config.url, shared.config.limits.sessions_max, &live)
+}
+
+/// No message may be longer than the broker takes, or a gateway with that many
+/// sessions could never connect again.
+fn hello_with(url: &str, capacity: u32, live: &[SessionId]) -> Vec<GatewayToBroker> {
+    let (first, rest) = live.split_at(live.len().min(LIVE_PER_MESSAGE_MAX));
+    let mut messages = vec![GatewayToBroker::Hello {
         version: VERSION,
         software: concat!("ringway ", env!("CARGO_PKG_VERSION")).to_owned(),
-        url: shared.config.url.clone(),
-        capacity: shared.config.limits.sessions_max,
-        live: lock(&shared.live).keys().copied().collect(),
-    }
+        url: url.to_owned(),
+        capacity,
+        live: first.to_vec(),
+        more: !rest.is_empty(),
+    }];
+    let parts = rest.chunks(LIVE_PER_MESSAGE_MAX);
+    let last = parts.len().saturating_sub(1);
+    messages.extend(parts.enumerate().map(|(index, part)| GatewayToBroker::AlsoLive {
+        live: part.to_vec(),
+        more: index < last,
+    }));
+    messages
 }
 
 impl Control {
@@ -91,6 +107,37 @@ impl Control {
             for waiter in self.histogram_waiters.drain(..) {
                 let _ = waiter.send(self.histograms.clone());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::channel::{Envelope, MESSAGE_LENGTH_MAX};
+
+    #[test]
+    fn any_number_of_live_sessions_fits_and_only_the_last_message_ends_it() {
+        let most = LIVE_PER_MESSAGE_MAX;
+        for (count, messages) in [(0, 1), (1, 1), (most, 1), (most + 1, 2), (2 * most + 7, 3)] {
+            let ids = (0..count as u128).map(|n| SessionId((u128::MAX - n).to_be_bytes()));
+            let ids: Vec<SessionId> = ids.collect();
+            let mut told = Vec::new();
+            let mut mores = Vec::new();
+            for body in hello_with("https://gateway.example:443", 400_000, &ids) {
+                let (live, more) = match &body {
+                    GatewayToBroker::Hello { live, more, .. } if told.is_empty() => (live, more),
+                    GatewayToBroker::AlsoLive { live, more } if !told.is_empty() => (live, more),
+                    other => panic!("{other:?}"),
+                };
+                told.extend_from_slice(live);
+                mores.push(*more);
+                let text = serde_json::to_string(&Envelope::Body { body }).unwrap();
+                assert!(text.len() <= MESSAGE_LENGTH_MAX, "{}", text.len());
+            }
+            assert_eq!(told, ids);
+            assert_eq!(mores.iter().filter(|more| !**more).count(), 1);
+            assert_eq!((mores.len(), mores.last()), (messages, Some(&false)));
         }
     }
 }
