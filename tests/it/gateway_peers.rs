@@ -1,7 +1,8 @@
 //! Step 7: peers that say nothing, too much, too slowly or something else.
 //! Each is closed at a deadline or a limit, and nobody else notices.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use ringway::core::codes::Code;
@@ -11,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::support::fake_broker::random_id;
-use crate::support::legs::{End, dial, read_reply};
-use crate::support::wait::{until, within};
+use crate::support::legs::{End, dial, dial_with_little_room, read_reply};
+use crate::support::wait::{standstill, until, within};
 use crate::support::world::World;
 
 const HEAD_BYTES_MAX: usize = 4 * 1024;
@@ -219,6 +220,35 @@ async fn a_connection_may_ask_again_until_it_asks_too_often() {
     let last = "GET /probe HTTP/1.1\r\nConnection: close\r\n\r\n";
     assert_eq!(polite.ask(last).await.status, 204);
     assert_eq!(polite.end().await, End::Clean);
+}
+
+/// A lobby thread has 64 registered buffers. More peers than that ask on and on
+/// and read nothing: each is waited for, and none of them is waited for by
+/// anybody else.
+#[tokio::test]
+async fn peers_that_do_not_read_do_not_stop_the_lobby() {
+    const PEERS: usize = 80;
+    let world = World::start_with(|config| {
+        config.limits.requests_per_connection_max = u32::MAX;
+        config.limits.write_timeout_ms = 10 * 60 * 1_000;
+    })
+    .await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..PEERS {
+        let mut peer = dial_with_little_room(world.gateway.address, &world.tls).await;
+        let asked = Arc::clone(&asked);
+        asking.spawn(async move {
+            let probe = "GET /probe HTTP/1.1\r\nHost: gateway\r\n\r\n".repeat(20);
+            while peer.0.write_all(probe.as_bytes()).await.is_ok() {
+                asked.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    standstill("the askers", || asked.load(Relaxed)).await;
+    assert_eq!(world.gateway.in_lobby(), PEERS as u64);
+    world.pair().await.assert_alive().await;
+    assert!(asking.try_join_next().is_none(), "a peer was closed");
 }
 
 /// Who comes beyond the limit is dropped at once; live sessions and, later,
