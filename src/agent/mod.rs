@@ -262,6 +262,9 @@ impl Service {
                 }
                 tracing::info!(%host, draining, "The broker knows this host");
                 self.connected.send_replace(true);
+                if self.desk.seats.is_closed() {
+                    self.desk.say(AgentToBroker::Draining);
+                }
             }
             ChannelEvent::Message(BrokerToAgent::Order(order)) => {
                 let session = order.session;
@@ -280,6 +283,7 @@ impl Service {
     async fn wind_down(mut self, sessions: &mut JoinSet<()>) {
         let seats = Arc::clone(&self.desk.seats);
         seats.close();
+        self.desk.say(AgentToBroker::Draining);
         tracing::info!(live = seats.live().len(), "Shutting down");
         let over = async {
             if timeout(self.grace, seats.empty()).await.is_err() {

@@ -127,7 +127,7 @@ impl Desk {
 
     /// Without a channel nothing is said: the next hello says what is live, and
     /// the broker has given up on the rest.
-    fn say(&self, message: AgentToBroker) {
+    pub(super) fn say(&self, message: AgentToBroker) {
         if self.channel.send(message).is_err() {
             tracing::debug!("No channel to tell the broker by");
         }

@@ -113,6 +113,11 @@ impl Seats {
         self.lock().closing = true;
     }
 
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().closing
+    }
+
     /// Waits until nobody sits any more.
     pub async fn empty(&self) {
         let mut taken = self.taken.subscribe();

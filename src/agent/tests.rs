@@ -320,13 +320,14 @@ async fn a_shutdown_refuses_orders_then_ends_sessions_then_says_goodbye() {
     to_agent.send(BrokerToAgent::Order(late)).unwrap();
     assert_eq!(leg.read(&mut [0]).await.unwrap(), 0);
     stopping.await.unwrap();
-    let (mut refused, mut ended) = (false, false);
-    while !(refused && ended) {
+    let (mut warned, mut refused, mut ended) = (false, false, false);
+    while !(warned && refused && ended) {
         match timeout(Duration::from_secs(10), heard.recv()).await.unwrap().unwrap() {
             AgentToBroker::OrderRefused { refusal, .. } => {
                 refused = refusal.code == Code::HostDraining;
             }
             AgentToBroker::SessionEnded { session, .. } => ended = session == SESSION,
+            AgentToBroker::Draining => warned = true,
             other => panic!("{other:?}"),
         }
     }

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite;
 
 use super::Broker;
@@ -170,20 +171,22 @@ impl World {
         In: serde::de::DeserializeOwned + Send + 'static,
         Out: serde::Serialize + Send + Sync + 'static,
     {
-        let roots = self.broker.shared.authority.roots().unwrap();
-        let tls = TlsSettings::default();
-        let tls = match credentials {
-            None => tls.client(roots),
-            Some(credentials) => {
-                let (chain, key) = credentials.read();
-                tls.client_with_certificate(roots, chain, key)
-            }
-        };
         let tcp = TcpStream::connect(self.broker.address()).await.unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(tls.unwrap()))
-            .connect(ServerName::try_from("localhost").unwrap(), tcp)
-            .await
-            .unwrap();
+        self.channel_over(tcp, path, credentials).await
+    }
+
+    /// The same over a connection that is there already.
+    pub(super) async fn channel_over<In, Out>(
+        &self,
+        tcp: TcpStream,
+        path: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Machine<In, Out>, u16>
+    where
+        In: serde::de::DeserializeOwned + Send + 'static,
+        Out: serde::Serialize + Send + Sync + 'static,
+    {
+        let stream = self.tls(tcp, credentials).await;
         let url = format!("wss://localhost{path}");
         let socket = match tokio_tungstenite::client_async(url, stream).await {
             Ok((socket, _)) => socket,
@@ -194,6 +197,26 @@ impl World {
         let (sender, inbound) = mpsc::channel(256);
         let end = tokio::spawn(pump::drive(socket, PumpRules::default(), queue, sender));
         Ok(Machine { outbox, inbound, end })
+    }
+
+    pub(super) async fn tls(
+        &self,
+        tcp: TcpStream,
+        credentials: Option<&Credentials>,
+    ) -> TlsStream<TcpStream> {
+        let roots = self.broker.shared.authority.roots().unwrap();
+        let tls = TlsSettings::default();
+        let tls = match credentials {
+            None => tls.client(roots),
+            Some(credentials) => {
+                let (chain, key) = credentials.read();
+                tls.client_with_certificate(roots, chain, key)
+            }
+        };
+        tokio_rustls::TlsConnector::from(Arc::new(tls.unwrap()))
+            .connect(ServerName::try_from("localhost").unwrap(), tcp)
+            .await
+            .unwrap()
     }
 
     pub(super) async fn agent(&self, credentials: &Credentials, live: &[SessionId]) -> FakeAgent {

@@ -177,8 +177,10 @@ pub struct Signing {
 pub struct Limits {
     /// TLS handshake of one connection.
     pub handshake_timeout_ms: u64,
-    /// Handshakes at once; further connections wait in the kernel.
+    /// Handshakes at once; further connections are dropped.
     pub handshakes_max: usize,
+    /// Of those, from one address.
+    pub handshakes_per_address_max: usize,
     /// Connections at once, channels included.
     pub connections_max: usize,
     /// One request that is not a channel.
@@ -199,6 +201,12 @@ pub struct Limits {
     /// How long a live session is counted while neither its gateway nor its
     /// host is connected.
     pub orphan_grace_ms: u64,
+    /// How long a host that refused, failed or did not answer an order is
+    /// passed over while others have room. 0 switches it off.
+    pub host_failure_pause_ms: u64,
+    /// Places that one user may hold for sessions that are not live yet; the
+    /// oldest that no client has come for gives way to a new one.
+    pub reservations_per_user_max: usize,
     /// How often gateways get the gateway table.
     pub gateway_table_interval_ms: u64,
     /// One request to the identity provider.
@@ -212,6 +220,7 @@ impl Limits {
         ListenerLimits {
             connections_max: self.connections_max,
             handshakes_max: self.handshakes_max,
+            handshakes_per_address_max: self.handshakes_per_address_max,
             handshake_timeout_ms: self.handshake_timeout_ms,
             // Twice the time after which a silent channel is given up: whatever
             // is quiet for longer is neither a channel nor a request.
@@ -223,8 +232,9 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            handshake_timeout_ms: 10_000,
+            handshake_timeout_ms: 5_000,
             handshakes_max: 256,
+            handshakes_per_address_max: 32,
             connections_max: 16_384,
             request_timeout_ms: 15_000,
             request_body_bytes_max: 64 * 1024,
@@ -236,6 +246,8 @@ impl Default for Limits {
             reservation_ms: 30_000,
             start_timeout_ms: 30_000,
             orphan_grace_ms: 300_000,
+            host_failure_pause_ms: 10_000,
+            reservations_per_user_max: 3,
             gateway_table_interval_ms: 1_000,
             identity_timeout_ms: 5_000,
         }

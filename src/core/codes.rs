@@ -127,6 +127,7 @@ codes! {
     HostDraining 4005 "host_draining" Host 9 Later 503 "The session hosts are being taken out of service; try again later.";
     ReservationExpired 4006 "reservation_expired" Client 8 Now 410 "The place that was reserved is no longer held; start again from the .rdp file.";
     BrokerOverloaded 4007 "broker_overloaded" Broker 8 Later 503 "The broker has too much to do; try again in a moment.";
+    TooManyPlaces 4008 "too_many_places" Client 8 Later 429 "You are opening as many sessions at once as you may; wait until one is open and try again.";
     EnrolTokenInvalid 4101 "enrol_token_invalid" Client 0 Never 403 "The enrolment token is not known; create one with ringway token create.";
     EnrolTokenExpired 4102 "enrol_token_expired" Client 0 Never 403 "The enrolment token has expired; create another with ringway token create.";
     EnrolTokenUsedUp 4103 "enrol_token_used_up" Client 0 Never 403 "The enrolment token was used as often as it may; create another with ringway token create.";

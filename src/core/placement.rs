@@ -52,6 +52,10 @@ pub struct HoldRules {
     /// For a live session while neither its gateway nor its host is connected
     /// to vouch for it.
     pub orphan_ms: u64,
+    /// How long a host that failed an order is passed over.
+    pub failure_pause_ms: u64,
+    /// Places that one user may hold for sessions that are not live yet.
+    pub reservations_per_user_max: usize,
 }
 
 /// How far a session has come.
@@ -98,6 +102,10 @@ pub struct Host {
     /// The host's own limit, from its hello; zero when it names none.
     pub capacity: u32,
     pub sessions: u32,
+    /// It said that it stops: it refuses every order until its next hello.
+    pub stopping: bool,
+    /// It failed an order: others go first until then.
+    pub paused_until: u64,
 }
 
 /// What a user is to be placed with.
@@ -135,17 +143,20 @@ impl HostTable {
     /// Reserves one place on a host of the pool.
     ///
     /// A user returns to a host where they have a session already, even to one
-    /// that drains: it is the desktop they left.
+    /// that drains: it is the desktop they left. A host that failed an order a
+    /// moment ago is passed over, or it would swallow its pool: an empty host
+    /// is the first choice every time. When there is no other, the one whose
+    /// pause ends first is tried rather than nobody.
     ///
     /// # Errors
     /// [`Code::NoHostAvailable`] when none is connected, [`Code::HostDraining`]
-    /// when all that are connected drain, else [`Code::PoolFull`].
+    /// when all that are connected drain or stop, else [`Code::PoolFull`].
     pub fn reserve(&mut self, wish: &Wish, now: u64) -> Result<HostId, Code> {
         if self.slots.contains_key(&wish.session) {
             return Err(Code::RequestMalformed);
         }
         let rules = *self.pools.get(&wish.pool).ok_or(Code::ResourceUnknown)?;
-        let host = self.choose(wish, rules)?;
+        let host = self.choose(wish, rules, now)?;
         self.insert(
             wish.session,
             Slot {
@@ -160,46 +171,77 @@ impl HostTable {
         Ok(host)
     }
 
-    fn choose(&self, wish: &Wish, rules: PoolRules) -> Result<HostId, Code> {
-        let connected: Vec<_> = self
-            .hosts
-            .iter()
-            .filter(|(_, host)| host.pool == wish.pool && host.connected)
-            .collect();
-        if connected.is_empty() {
+    fn choose(&self, wish: &Wish, rules: PoolRules, now: u64) -> Result<HostId, Code> {
+        let mut here =
+            self.hosts.iter().filter(|(_, host)| host.pool == wish.pool && host.connected);
+        if here.clone().next().is_none() {
             return Err(Code::NoHostAvailable);
         }
-        let has_room = |host: &Host| host.sessions < limit(host, rules);
+        let has_room = |host: &Host| !host.stopping && host.sessions < limit(host, rules);
+        let is_paused = |host: &Host| now < host.paused_until;
         let own: HashSet<&HostId> = self
             .slots
             .values()
             .filter(|slot| slot.user.as_deref() == Some(wish.user.as_str()))
-            .filter_map(|slot| slot.host.as_ref())
+            .filter_map(|slot| slot.host.as_ref().map(|name| (name, slot.phase)))
+            .filter(|(name, phase)| {
+                // A desktop that is live is worth a try; a mere place is not.
+                *phase == Phase::Live || !self.hosts.get(name).is_some_and(is_paused)
+            })
+            .map(|(name, _)| name)
             .collect();
         if let Some((name, _)) =
-            connected.iter().find(|(name, host)| own.contains(name) && has_room(host))
+            here.clone().find(|(name, host)| own.contains(name) && has_room(host))
         {
-            return Ok((*name).clone());
+            return Ok(name.clone());
         }
-        if connected.iter().all(|(_, host)| host.draining) {
+        if here.all(|(_, host)| host.draining || host.stopping) {
             return Err(Code::HostDraining);
         }
-        let open = connected.iter().filter(|(_, host)| !host.draining && has_room(host));
-        let chosen = match rules.fill_order {
-            FillOrder::BreadthFirst => open.min_by_key(|(name, host)| (host.sessions, *name)),
-            FillOrder::DepthFirst => {
-                open.min_by_key(|(name, host)| (std::cmp::Reverse(host.sessions), *name))
-            }
+        let open = self.hosts.iter().filter(|(_, host)| {
+            host.pool == wish.pool && host.connected && !host.draining && has_room(host)
+        });
+        let chosen = open.min_by_key(|(name, host)| {
+            let paused_until = if is_paused(host) { host.paused_until } else { 0 };
+            let filled = match rules.fill_order {
+                FillOrder::BreadthFirst => i64::from(host.sessions),
+                FillOrder::DepthFirst => -i64::from(host.sessions),
+            };
+            (paused_until, filled, *name)
+        });
+        chosen.map(|(name, _)| name.clone()).ok_or(Code::PoolFull)
+    }
+
+    /// Before [`reserve`](Self::reserve): a user who holds as many places as
+    /// they may for sessions that are not live gives the oldest one back that
+    /// no client has come for. So nobody can take every place.
+    ///
+    /// # Errors
+    /// [`Code::TooManyPlaces`] when hosts are on their way to all of them.
+    pub fn make_way(&mut self, user: &str) -> Result<Option<Freed>, Code> {
+        let pending = || {
+            self.slots
+                .iter()
+                .filter(|(_, slot)| slot.phase != Phase::Live && slot.user.as_deref() == Some(user))
         };
-        chosen.map(|(name, _)| (*name).clone()).ok_or(Code::PoolFull)
+        if pending().count() < self.rules.reservations_per_user_max {
+            return Ok(None);
+        }
+        let (session, _) = pending()
+            .filter(|(_, slot)| slot.phase == Phase::Reserved)
+            .min_by_key(|(session, slot)| (slot.deadline, **session))
+            .ok_or(Code::TooManyPlaces)?;
+        let session = *session;
+        let slot = self.remove(session).ok_or(Code::Internal)?;
+        Ok(Some(Freed { session, slot, code: Code::ReservationExpired }))
     }
 
     /// The client has arrived at its gateway: the host may be ordered.
     ///
     /// # Errors
     /// [`Code::ReservationExpired`] when this gateway holds no reservation for
-    /// the session; [`Code::HostGone`] when the host's channel is lost, and
-    /// then the place is free again.
+    /// the session; [`Code::HostGone`] when the host's channel is lost and
+    /// [`Code::HostDraining`] when it stops, and then the place is free again.
     pub fn begin_order(
         &mut self,
         session: SessionId,
@@ -215,9 +257,13 @@ impl HostTable {
             .filter(|slot| slot.deadline.is_some_and(|deadline| now < deadline))
             .ok_or(Code::ReservationExpired)?;
         let host = slot.host.clone().ok_or(Code::Internal)?;
-        if !self.hosts.get(&host).is_some_and(|host| host.connected) {
+        let gone = match self.hosts.get(&host).filter(|host| host.connected) {
+            None => Some(Code::HostGone),
+            Some(host) => host.stopping.then_some(Code::HostDraining),
+        };
+        if let Some(code) = gone {
             self.remove(session);
-            return Err(Code::HostGone);
+            return Err(code);
         }
         slot.phase = Phase::Ordered;
         slot.deadline = Some(answer_by);
@@ -253,6 +299,9 @@ impl HostTable {
                 }
                 slot.phase = Phase::Live;
                 slot.deadline = None;
+                if let Some(host) = slot.host.as_ref().and_then(|name| self.hosts.get_mut(name)) {
+                    host.paused_until = 0; // it works
+                }
                 true
             }
             _ => false,
@@ -284,6 +333,11 @@ impl HostTable {
         due.into_iter()
             .filter_map(|(session, code)| {
                 let slot = self.remove(session)?;
+                if let (Code::HostNoAnswer | Code::HostDidNotArrive, Some(host)) =
+                    (code, &slot.host)
+                {
+                    self.host_failed(host, now);
+                }
                 Some(Freed { session, slot, code })
             })
             .collect()

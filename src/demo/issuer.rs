@@ -34,6 +34,7 @@ pub const TOKEN_LIFETIME_S: u64 = 600;
 const LISTENER_LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 64,
     handshakes_max: 64,
+    handshakes_per_address_max: 64,
     handshake_timeout_ms: 5_000,
     idle_timeout_ms: 30_000,
 };

@@ -2,7 +2,7 @@
 //! by real TLS over loopback. `ringway demo` shows it; the tests put it to
 //! work with other targets, limits and faults.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::RootCertStore;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Runtime;
 
 use crate::agent::{Agent, Target};
 use crate::broker::Broker;
@@ -36,6 +38,8 @@ pub const DESKTOP: &str = "desktop";
 const POLL: Duration = Duration::from_millis(5);
 /// How long a fresh world may take until all its channels are open.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the threads of a broker that is killed may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a world is made of.
 #[expect(missing_debug_implementations, reason = "a timeline is a closure")]
@@ -71,7 +75,11 @@ pub struct World {
     pub broker_config: BrokerConfig,
     pub gateways: Vec<Gateway>,
     pub agents: Vec<Agent>,
+    broker_threads: BrokerThreads,
     settings: WorldSettings,
+    /// Ports stand in URLs and certificates: they stay ours between the end
+    /// of a role and its next start.
+    ports: Vec<ReservedPort>,
     directory: ScratchDirectory,
 }
 
@@ -82,14 +90,18 @@ impl World {
     /// Whatever keeps a role from starting.
     pub async fn start(settings: WorldSettings) -> anyhow::Result<Self> {
         let directory = ScratchDirectory::new()?;
-        let broker_config = broker_config(&directory.0.join("broker"), &settings)?;
-        let broker = Broker::start(broker_config.clone(), settings.timeline.clone()).await?;
+        let port = ReservedPort::new()?;
+        let broker_config = broker_config(&directory.0.join("broker"), port.address, &settings)?;
+        let broker_threads = BrokerThreads::new()?;
+        let broker = broker_threads.start(&broker_config, &settings).await?;
         let mut world = Self {
             broker,
             broker_config,
             gateways: Vec::new(),
             agents: Vec::new(),
+            broker_threads,
             settings,
+            ports: vec![port],
             directory,
         };
         for number in 1..=world.settings.gateways {
@@ -153,7 +165,9 @@ impl World {
 
     async fn add_gateway(&mut self, number: usize) -> anyhow::Result<()> {
         let state_dir = self.enrol(&format!("gw-{number}"), MachineRole::Gateway).await?;
-        let address = free_address()?;
+        let port = ReservedPort::new()?;
+        let address = port.address;
+        self.ports.push(port);
         let mut config: GatewayConfig = toml::from_str(&format!(
             "listen = \"{address}\"\nurl = \"https://{HOST}:{}\"\nstate_dir = {:?}\n\
              threads = {{ relay_workers = 1, pin = false, probe_interval_ms = 500 }}",
@@ -165,7 +179,34 @@ impl World {
         Ok(())
     }
 
-    async fn enrol(&self, name: &str, role: MachineRole) -> anyhow::Result<PathBuf> {
+    /// Ends the broker the way a crash does: without a goodbye, its
+    /// connections cut.
+    ///
+    /// # Errors
+    /// When its threads do not end.
+    pub async fn kill_broker(&mut self) -> anyhow::Result<()> {
+        let runtime = self.broker_threads.0.take().context("the broker is dead already")?;
+        // Waits for threads, which only a thread of its own may do.
+        let killed = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(KILL_TIMEOUT));
+        killed.await.context("killing the broker")
+    }
+
+    /// Starts the broker again on its port and with its state, after
+    /// [`World::kill_broker`].
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn revive_broker(&mut self) -> anyhow::Result<()> {
+        self.broker_threads = BrokerThreads::new()?;
+        self.broker = self.broker_threads.start(&self.broker_config, &self.settings).await?;
+        Ok(())
+    }
+
+    /// Enrols a machine, as `ringway enroll` does. Returns its state directory.
+    ///
+    /// # Errors
+    /// When the broker refuses.
+    pub async fn enrol(&self, name: &str, role: MachineRole) -> anyhow::Result<PathBuf> {
         let pool: Option<PoolId> = match role {
             MachineRole::Agent => Some(POOL.parse()?),
             MachineRole::Gateway => None,
@@ -230,11 +271,11 @@ impl World {
 
     /// Ends everything in order and removes its files.
     pub async fn shutdown(self) {
+        // Gateways first: agents would wait for sessions that are still live.
+        let gateways = self.gateways.into_iter().map(|gateway| gateway.shutdown(Duration::ZERO));
+        futures_util::future::join_all(gateways).await;
         for agent in self.agents {
             agent.shutdown().await;
-        }
-        for gateway in self.gateways {
-            gateway.shutdown(Duration::ZERO).await;
         }
         self.broker.shutdown().await;
     }
@@ -245,8 +286,11 @@ fn knows_every_gateway(count: usize) -> impl Fn(&Gateway) -> bool {
     move |gateway| gateway.shared().gateways_measured.load(Relaxed) + 1 >= count
 }
 
-fn broker_config(state_dir: &Path, settings: &WorldSettings) -> anyhow::Result<BrokerConfig> {
-    let address = free_address()?;
+fn broker_config(
+    state_dir: &Path,
+    address: SocketAddr,
+    settings: &WorldSettings,
+) -> anyhow::Result<BrokerConfig> {
     let mut config: BrokerConfig = toml::from_str(&format!(
         r#"
         listen = "{address}"
@@ -262,15 +306,59 @@ fn broker_config(state_dir: &Path, settings: &WorldSettings) -> anyhow::Result<B
         max = settings.sessions_per_host_max,
     ))?;
     config.identity = settings.identity.clone();
+    // One user opens many sessions at once here.
+    config.limits.reservations_per_user_max = 1_000;
     (settings.adjust_broker)(&mut config);
     Ok(config)
 }
 
-/// An address that nobody listens on just now. Its port has to stand in a URL
-/// before the role that opens it starts.
-fn free_address() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?)
+/// The threads of the broker, its own so that it can be killed.
+struct BrokerThreads(Option<Runtime>);
+
+impl BrokerThreads {
+    fn new() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("broker")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    async fn start(
+        &self,
+        config: &BrokerConfig,
+        settings: &WorldSettings,
+    ) -> anyhow::Result<Broker> {
+        let runtime = self.0.as_ref().context("the broker has no threads")?;
+        runtime.spawn(Broker::start(config.clone(), settings.timeline.clone())).await?
+    }
+}
+
+impl Drop for BrokerThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A port of the kernel's choice, held by a socket that is bound and never
+/// listens: nobody else is given it, and with `SO_REUSEADDR` a listener may
+/// come, go and come again.
+struct ReservedPort {
+    address: SocketAddr,
+    _holder: Socket,
+}
+
+impl ReservedPort {
+    fn new() -> anyhow::Result<Self> {
+        let holder = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        holder.set_reuse_address(true)?;
+        holder.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).context("no free port")?;
+        let address = holder.local_addr()?.as_socket().context("not an IP address")?;
+        Ok(Self { address, _holder: holder })
+    }
 }
 
 /// A directory of this world's own, removed with it.

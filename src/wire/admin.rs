@@ -169,6 +169,9 @@ pub struct HostView {
     pub pool: PoolId,
     pub connected: bool,
     pub draining: bool,
+    /// It failed an order a moment ago: others go first.
+    #[serde(default)]
+    pub paused: bool,
     pub sessions: u32,
     pub sessions_max: u32,
 }

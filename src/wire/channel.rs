@@ -77,6 +77,9 @@ pub enum AgentToBroker {
         bytes_up: u64,
         bytes_down: u64,
     },
+    /// The agent stops: it refuses every order from now on. A new hello takes
+    /// it back.
+    Draining,
 }
 
 /// What a broker sends to an agent.

@@ -30,3 +30,13 @@ mod systemd_units;
 mod tidy;
 #[cfg(test)]
 mod twelve_steps;
+#[cfg(test)]
+mod world_broker_death;
+#[cfg(test)]
+mod world_host_faults;
+#[cfg(test)]
+mod world_limits;
+#[cfg(test)]
+mod world_path;
+#[cfg(test)]
+mod world_processes;

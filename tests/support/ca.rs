@@ -47,6 +47,10 @@ impl TestCa {
         roots
     }
 
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     pub fn machine(&self, name: &str) -> Machine {
         let mut params = CertificateParams::new(SERVER_NAMES.map(str::to_owned)).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 use super::wait::poll;
 
 /// Lines of a log that a failure message shows.
@@ -64,15 +66,33 @@ impl Process {
 
     /// Asks it to stop and waits for that.
     pub fn stop(&mut self, limit: Duration) -> Option<ExitStatus> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        self.terminate();
+        self.wait(limit)
+    }
+
+    /// Ends it without asking.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// Asks it to stop and does not wait.
+    pub fn terminate(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).ok();
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         poll(limit, || self.child.try_wait().ok().flatten())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.kill();
     }
 }

@@ -158,11 +158,13 @@ impl Core {
     }
 
     pub(super) fn snapshot(&self) -> BrokerSnapshot {
+        let now = self.now();
         let hosts = self.table.hosts().map(|(name, host)| HostView {
             host: name.clone(),
             pool: host.pool.clone(),
             connected: host.connected,
-            draining: host.draining,
+            draining: host.draining || host.stopping,
+            paused: host.paused_until > now,
             sessions: host.sessions,
             sessions_max: self.table.limit_of(host),
         });

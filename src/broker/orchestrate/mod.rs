@@ -205,6 +205,8 @@ impl Core {
             order_answer_ms: limits.order_answer_timeout_ms,
             start_ms: limits.start_timeout_ms,
             orphan_ms: limits.orphan_grace_ms,
+            failure_pause_ms: limits.host_failure_pause_ms,
+            reservations_per_user_max: limits.reservations_per_user_max,
         };
         let pools = config.pools.iter().map(|pool| {
             let rules = PoolRules {

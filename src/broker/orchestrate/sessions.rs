@@ -42,6 +42,8 @@ impl Core {
             pool: judged.pool.clone(),
             gateway: judged.gateway.clone(),
         };
+        let replaced = self.table.make_way(&judged.user)?;
+        self.settle(replaced.into_iter().collect());
         let host = self.table.reserve(&wish, self.now()).map_err(|code| {
             let refusal = Refusal::with_detail(code, format!("pool {}", judged.pool));
             if code == Code::PoolFull {
@@ -105,7 +107,7 @@ impl Core {
         session: SessionId,
     ) -> Result<(), Refusal> {
         let host = self.table.begin_order(session, gateway, self.now()).inspect_err(|code| {
-            if *code == Code::HostGone {
+            if matches!(code, Code::HostGone | Code::HostDraining) {
                 self.records.ended(session, code.facts().name, None);
             }
         })?;
@@ -150,12 +152,18 @@ impl Core {
             AgentToBroker::OrderRefused { session, refusal } => {
                 if self.is_at(session, host) {
                     tracing::warn!(step = 9, %session, %host, %refusal, "The host refused the order");
+                    self.table.host_failed(host, self.now());
                     self.give_up(session, refusal);
                 }
             }
             AgentToBroker::OrderFailed { session, refusal } => {
                 if self.is_at(session, host) {
                     tracing::warn!(step = 10, %session, %host, %refusal, "The host cannot come");
+                    // Otherwise the gateway turned it away, often because the
+                    // client has left: no fault of the host's.
+                    if refusal.code == Code::HostDialFailed {
+                        self.table.host_failed(host, self.now());
+                    }
                     self.give_up(session, refusal);
                 }
             }
@@ -166,6 +174,7 @@ impl Core {
                     self.cancel_at_agent(host, session, Code::SessionUnknown);
                 }
             }
+            AgentToBroker::Draining => self.host_stopping(host),
             AgentToBroker::SessionEnded { session, bytes_up, bytes_down } => {
                 if self.is_at(session, host) {
                     let waiting_gateway = self
@@ -180,6 +189,13 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// The host winds down: places that nobody has come for are still held, and
+    /// refused when somebody does.
+    fn host_stopping(&mut self, host: &HostId) {
+        tracing::info!(%host, "A session host stops; nobody is placed there");
+        self.table.host_stopping(host);
     }
 
     fn is_at(&self, session: SessionId, host: &HostId) -> bool {
@@ -214,6 +230,10 @@ impl Core {
         self.records.ended(session, &why, Some((bytes_up, bytes_down)));
         let on_the_way = matches!(slot.phase, Phase::Ordered | Phase::Accepted);
         if let Some(host) = slot.host.filter(|_| on_the_way) {
+            // The gateway waited for it in vain.
+            if why == Code::HostDidNotArrive.facts().name {
+                self.table.host_failed(&host, self.now());
+            }
             self.cancel_at_agent(&host, session, Code::ClientDidNotArrive);
         }
     }

@@ -120,6 +120,49 @@ async fn a_peer_that_says_nothing_is_closed_and_others_do_not_notice() {
 }
 
 #[tokio::test]
+async fn silent_peers_close_the_port_to_their_own_address_only() {
+    let world = World::start("handshake_timeout_ms = 600000\nhandshakes_per_address_max = 2").await;
+    let host = world.enrol(MachineRole::Agent, "host-1").await;
+    let broker = world.broker.address();
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(broker).await.unwrap());
+    }
+    let mut third = TcpStream::connect(broker).await.unwrap();
+    let dropped = third.read(&mut [0; 16]).await;
+    assert!(matches!(dropped, Ok(0) | Err(_)), "{dropped:?}");
+    let from_elsewhere = other.connect(broker).await.unwrap();
+    let opened =
+        world.channel_over::<String, String>(from_elsewhere, "/channel/agent", Some(&host)).await;
+    assert!(opened.is_ok());
+}
+
+#[tokio::test]
+async fn a_request_that_trickles_in_is_cut_off() {
+    use tokio::io::AsyncWriteExt as _;
+    let world = World::start(
+        "request_timeout_ms = 100\nheartbeat_timeout_ms = 100\nheartbeat_interval_ms = 50",
+    )
+    .await;
+    let tcp = TcpStream::connect(world.broker.address()).await.unwrap();
+    let mut stream = world.tls(tcp, None).await;
+    let head = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    let cut = async {
+        loop {
+            tick.tick().await;
+            if stream.write_all(b"x: y\r\n").await.is_err() || stream.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), cut).await.expect("cut off");
+}
+
+#[tokio::test]
 async fn the_feed_lists_what_is_assigned_and_signs_it() {
     let world = World::start("").await;
     let http = world.http();

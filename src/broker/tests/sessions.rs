@@ -103,6 +103,42 @@ async fn a_host_that_refuses_or_fails_is_reported_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_broken_host_does_not_swallow_its_pool() {
+    let world = World::start("").await;
+    let (mut broken, mut gateway) = world.with_machines().await;
+    let second = world.enrol(MachineRole::Agent, "host-2").await;
+    let second = world.agent(&second, &[]).await;
+    assert_eq!(gateway.place(1).await.host.as_str(), "host-1");
+    gateway.orchestrate(1);
+    broken.order().await;
+    let refusal = Refusal::new(Code::HostRefused);
+    broken.outbox.post(AgentToBroker::OrderRefused { session: session(1), refusal });
+    assert_eq!(gateway.orchestrate_refused().await, Code::HostRefused);
+    assert!(world.broker.snapshot().await.hosts[0].paused);
+    for number in 2..=4 {
+        assert_eq!(gateway.place(number).await.host.as_str(), "host-2");
+    }
+    // One that stops is given nobody, and then the broken one is better than none.
+    second.outbox.post(AgentToBroker::Draining);
+    world.until("stopping", |now| now.hosts[1].draining).await;
+    assert_eq!(gateway.place(5).await.host.as_str(), "host-1");
+}
+
+#[tokio::test]
+async fn a_users_oldest_place_gives_way() {
+    let world = World::start("").await;
+    let (_agent, mut gateway) = world.with_machines().await;
+    for number in 1..=4 {
+        gateway.place(number).await;
+    }
+    let now = world.broker.snapshot().await;
+    let held: Vec<_> = now.sessions.iter().map(|view| view.session).collect();
+    assert_eq!(held, [2, 3, 4].map(session));
+    gateway.orchestrate(1);
+    assert_eq!(gateway.orchestrate_refused().await, Code::ReservationExpired);
+}
+
+#[tokio::test]
 async fn a_host_that_dies_between_order_and_start_is_cancelled() {
     let world = World::start("").await;
     let (mut agent, mut gateway) = world.with_machines().await;
@@ -147,7 +183,7 @@ async fn only_the_reserved_gateway_orders_and_only_while_the_reservation_holds()
 
 #[tokio::test]
 async fn fifty_at_once_get_exactly_the_places_there_are() {
-    let world = World::start("").await;
+    let world = World::start("reservations_per_user_max = 100").await;
     let (_agent, mut gateway) = world.with_machines().await;
     let second = world.enrol(MachineRole::Agent, "host-2").await;
     let _second = world.agent(&second, &[]).await;

@@ -23,6 +23,7 @@ pub(crate) fn render(response: &AdminResponse) -> String {
         AdminResponse::Hosts { hosts } => {
             let rows = hosts.iter().map(|host| {
                 let state = match (host.connected, host.draining) {
+                    (true, false) if host.paused => "passed over",
                     (true, false) => "ready",
                     (true, true) => "draining",
                     (false, false) => "away",
@@ -253,6 +254,7 @@ mod tests {
             pool: "p".parse().unwrap(),
             connected,
             draining: false,
+            paused: false,
             sessions,
             sessions_max: 10,
         };

@@ -155,9 +155,11 @@ impl BrokerConfig {
             limits.gateway_table_interval_ms,
             limits.identity_timeout_ms,
             limits.handshakes_max as u64,
+            limits.handshakes_per_address_max as u64,
             limits.connections_max as u64,
             limits.channel_queue_max as u64,
             limits.command_queue_max as u64,
+            limits.reservations_per_user_max as u64,
         ];
         if none_is_zero.contains(&0) {
             return fail(

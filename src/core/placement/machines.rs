@@ -25,9 +25,12 @@ impl HostTable {
             draining: false,
             capacity,
             sessions: 0,
+            stopping: false,
+            paused_until: 0,
         });
         host.pool = pool.clone();
         host.connected = true;
+        host.stopping = false;
         host.capacity = capacity;
 
         let carried: HashSet<_> = live.iter().copied().collect();
@@ -105,6 +108,8 @@ impl HostTable {
             draining: false,
             capacity: 0,
             sessions: 0,
+            stopping: false,
+            paused_until: 0,
         });
     }
 
@@ -112,6 +117,23 @@ impl HostTable {
     pub fn set_draining(&mut self, name: &HostId, draining: bool) -> bool {
         let host = self.hosts.get_mut(name);
         host.map(|host| host.draining = draining).is_some()
+    }
+
+    /// A host that stops is given nobody, not even who has a session there: it
+    /// refuses. Its next hello ends this.
+    pub fn host_stopping(&mut self, name: &HostId) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.stopping = true;
+        }
+    }
+
+    /// A host refused, failed or did not answer an order: it is passed over
+    /// for a while.
+    pub fn host_failed(&mut self, name: &HostId, now: u64) {
+        let until = now.saturating_add(self.rules.failure_pause_ms);
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.paused_until = until;
+        }
     }
 
     /// Whether somebody who is connected will tell when this session ends.

@@ -9,6 +9,8 @@ const RULES: HoldRules = HoldRules {
     order_answer_ms: 1_000,
     start_ms: 20_000,
     orphan_ms: 300_000,
+    failure_pause_ms: 10_000,
+    reservations_per_user_max: 3,
 };
 
 fn pool() -> PoolId {
@@ -97,6 +99,85 @@ fn a_user_returns_to_their_desktop_even_while_it_drains() {
     table.set_draining(&home, true);
     assert_eq!(table.reserve(&wish(2, "ann"), 0), Ok(home));
     assert_eq!(table.reserve(&wish(3, "bob"), 0), Ok(host(2)));
+}
+
+#[test]
+fn a_host_that_fails_is_passed_over_for_a_while() {
+    let mut table = table(FillOrder::BreadthFirst, 4, 2);
+    live(&mut table, 0, "a");
+    live(&mut table, 1, "b");
+    live(&mut table, 2, "c");
+    // The second host has the fewest sessions and would be chosen every time.
+    assert_eq!(table.reserve(&wish(3, "d"), 0), Ok(host(1)));
+    table.release(session(3)).unwrap();
+    table.host_failed(&host(1), 0);
+    assert_eq!(table.reserve(&wish(3, "d"), 9_999), Ok(host(0)));
+    assert_eq!(table.reserve(&wish(4, "b"), 9_999), Ok(host(1)), "where their desktop lives");
+    assert_eq!(table.reserve(&wish(5, "e"), 9_999), Ok(host(0)));
+    // No other has room: better this one than nobody.
+    assert_eq!(table.reserve(&wish(6, "f"), 9_999), Ok(host(1)));
+    assert_eq!(table.reserve(&wish(7, "g"), 10_000), Ok(host(1)));
+    table.check_invariants().unwrap();
+}
+
+#[test]
+fn of_hosts_that_all_failed_the_first_to_be_ready_is_tried_and_a_start_clears_it() {
+    let mut table = table(FillOrder::DepthFirst, 4, 3);
+    for (n, at) in [(0, 30), (1, 10), (2, 20)] {
+        table.host_failed(&host(n), at);
+    }
+    assert_eq!(table.reserve(&wish(0, "a"), 50), Ok(host(1)));
+    assert_eq!(table.reserve(&wish(1, "a"), 50), Ok(host(1)));
+    // A place that is not live does not bind its user to a host that fails.
+    table.host_failed(&host(1), 60);
+    assert_eq!(table.reserve(&wish(2, "a"), 70), Ok(host(2)));
+    table.begin_order(session(0), &gateway(0), 70).unwrap();
+    assert!(table.started(session(0), &gateway(0)));
+    assert_eq!(table.reserve(&wish(3, "b"), 70), Ok(host(1)), "it works");
+}
+
+#[test]
+fn a_host_that_does_not_answer_has_failed() {
+    let mut table = table(FillOrder::BreadthFirst, 4, 2);
+    assert_eq!(table.reserve(&wish(0, "a"), 0), Ok(host(0)));
+    table.begin_order(session(0), &gateway(0), 0).unwrap();
+    assert_eq!(table.expire(1_000).len(), 1);
+    assert_eq!(table.reserve(&wish(1, "a"), 1_000), Ok(host(1)));
+    assert_eq!(table.reserve(&wish(2, "b"), 1_000), Ok(host(1)));
+}
+
+#[test]
+fn a_host_that_stops_gets_nobody_until_its_next_hello() {
+    let mut table = table(FillOrder::BreadthFirst, 4, 1);
+    live(&mut table, 0, "a");
+    table.reserve(&wish(1, "b"), 0).unwrap();
+    table.host_stopping(&host(0));
+    assert_eq!(table.reserve(&wish(2, "a"), 0), Err(Code::HostDraining));
+    assert_eq!(table.begin_order(session(1), &gateway(0), 0), Err(Code::HostDraining));
+    assert!(table.slot(session(1)).is_none());
+    table.host_connected(&host(0), &pool(), 0, &[session(0)], 0);
+    assert_eq!(table.reserve(&wish(2, "a"), 0), Ok(host(0)));
+}
+
+#[test]
+fn a_user_cannot_take_every_place() {
+    let mut table = table(FillOrder::BreadthFirst, 9, 1);
+    live(&mut table, 0, "a");
+    for n in 1..=3 {
+        assert_eq!(table.make_way("a"), Ok(None));
+        table.reserve(&wish(n, "a"), u64::from(n)).unwrap();
+    }
+    assert_eq!(table.make_way("b"), Ok(None));
+    // The first is on its way; the second is the oldest that nobody came for.
+    table.begin_order(session(1), &gateway(0), 4).unwrap();
+    let replaced = table.make_way("a").unwrap().unwrap();
+    assert_eq!((replaced.session, replaced.code), (session(2), Code::ReservationExpired));
+    table.reserve(&wish(4, "a"), 5).unwrap();
+    table.begin_order(session(3), &gateway(0), 5).unwrap();
+    table.begin_order(session(4), &gateway(0), 5).unwrap();
+    assert_eq!(table.make_way("a"), Err(Code::TooManyPlaces));
+    assert!(table.started(session(4), &gateway(0)));
+    assert_eq!(table.make_way("a"), Ok(None));
 }
 
 #[test]
@@ -209,6 +290,8 @@ enum Event {
     GatewayHello { gateway: u8, live: Vec<u16> },
     GatewayLost { gateway: u8 },
     Drain { host: u8, draining: bool },
+    HostFailed { host: u8 },
+    HostStopping { host: u8 },
     Wait { ms: u64 },
 }
 
@@ -227,6 +310,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (0_u8..2, live()).prop_map(|(gateway, live)| Event::GatewayHello { gateway, live }),
         1 => (0_u8..2).prop_map(|gateway| Event::GatewayLost { gateway }),
         1 => (0_u8..3, any::<bool>()).prop_map(|(host, draining)| Event::Drain { host, draining }),
+        1 => (0_u8..3).prop_map(|host| Event::HostFailed { host }),
+        1 => (0_u8..3).prop_map(|host| Event::HostStopping { host }),
         2 => (0_u64..40_000).prop_map(|ms| Event::Wait { ms }),
     ]
 }
@@ -236,9 +321,17 @@ fn apply(table: &mut HostTable, event: Event, now: &mut u64) {
     match event {
         Event::Reserve { session: n, user, gateway: g } => {
             let wish = Wish { gateway: gateway(g), ..wish(n, &format!("user-{user}")) };
+            if table.make_way(&wish.user).is_err() {
+                return;
+            }
             if let Ok(chosen) = table.reserve(&wish, *now) {
                 let (_, host) = table.hosts().find(|(name, _)| **name == chosen).unwrap();
-                assert!(host.connected && host.sessions <= table.limit_of(host), "{host:?}");
+                assert!(host.connected && !host.stopping);
+                assert!(host.sessions <= table.limit_of(host), "{host:?}");
+                let pending = table.slots().filter(|(_, slot)| {
+                    slot.phase != Phase::Live && slot.user.as_ref() == Some(&wish.user)
+                });
+                assert!(pending.count() <= RULES.reservations_per_user_max);
             }
         }
         Event::BeginOrder { session: n, gateway: g } => {
@@ -267,6 +360,8 @@ fn apply(table: &mut HostTable, event: Event, now: &mut u64) {
         Event::Drain { host: h, draining } => {
             table.set_draining(&host(h), draining);
         }
+        Event::HostFailed { host: h } => table.host_failed(&host(h), *now),
+        Event::HostStopping { host: h } => table.host_stopping(&host(h)),
         Event::Wait { ms } => {
             *now += ms;
             table.expire(*now);

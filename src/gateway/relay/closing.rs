@@ -1,13 +1,13 @@
 //! How sessions end: half-close, truncation, failure, deadline, order.
 
-use std::os::fd::AsFd as _;
+use rustix::net::Shutdown;
 
-use rustix::net::{Shutdown, shutdown};
-
+use super::engine::{LiveSession, Relay};
 use super::flow::FlowError;
+use super::kernel::Kernel;
 use super::leg::OutputEnd;
 use super::session::{ClosedSession, Side};
-use super::worker::{LiveSession, Worker};
+
 use super::{Event, WorkerStats};
 use crate::observe::close_reason::CloseReason;
 
@@ -22,7 +22,7 @@ pub(super) struct Ending {
     pub cut: bool,
 }
 
-impl Worker {
+impl<K: Kernel> Relay<K> {
     /// `side` sent `close_notify`: tell the other leg, keep its direction.
     pub fn on_closed_by(&mut self, index: usize, side: Side) {
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -54,19 +54,13 @@ impl Worker {
     }
 
     pub fn on_socket_failure(&mut self, index: usize, side: Side, errno: i32) {
-        let Some(session) = self.sessions.get(index) else { return };
-        if session.ending.is_some() {
-            // Expected: cutting a session fails what is in flight.
-            self.cut(index);
-            return;
-        }
         let reason = match side {
             Side::Client => CloseReason::ClientReset,
             Side::Host => CloseReason::HostReset,
         };
-        let detail = std::io::Error::from_raw_os_error(errno).to_string();
-        self.end(index, reason, Some(detail));
-        // Nothing more reaches that side, so waiting for it is pointless.
+        // The first reason stays: an ending session fails in more ways than one.
+        self.end(index, reason, Some(std::io::Error::from_raw_os_error(errno).to_string()));
+        // Nothing more reaches that side; the other may still get its rest.
         if let Some(session) = self.sessions.get_mut(index) {
             discard_output(session, side, &mut self.arena);
         }
@@ -139,9 +133,10 @@ impl Worker {
         let leg = session.leg(side);
         if leg.is_drained() && leg.output_end == OutputEnd::Finishing {
             leg.output_end = OutputEnd::Finished;
-            let _ = shutdown(leg.socket.as_fd(), Shutdown::Write);
+            self.kernel.shutdown(&leg.socket, Shutdown::Write);
         }
-        let both = |f: fn(&super::leg::LiveLeg) -> bool| f(&session.client) && f(&session.host);
+        let both =
+            |f: fn(&super::leg::LiveLeg<K::Socket>) -> bool| f(&session.client) && f(&session.host);
         let both_closed = both(|leg| leg.input_closed && leg.output_end == OutputEnd::Finished);
         let both_drained = both(super::leg::LiveLeg::is_drained);
         if session.ending.is_none() && both_closed {
@@ -163,7 +158,7 @@ impl Worker {
             return;
         }
         for leg in [&session.client, &session.host] {
-            let _ = shutdown(leg.socket.as_fd(), Shutdown::Both);
+            self.kernel.shutdown(&leg.socket, Shutdown::Both);
         }
     }
 
@@ -200,8 +195,8 @@ impl Worker {
     }
 
     /// The one record that a session leaves.
-    fn report(&mut self, session: LiveSession) {
-        forget_one(&self.ends.stats);
+    fn report(&mut self, session: LiveSession<K::Socket>) {
+        forget_one(&self.stats);
         let (bytes_up, bytes_down) = session.counters.read();
         let Some(ending) = session.ending else { return };
         self.tell(Event::Closed(ClosedSession {
@@ -244,7 +239,7 @@ impl Worker {
     }
 }
 
-fn discard_output(session: &mut LiveSession, side: Side, arena: &mut super::ring::Arena) {
+fn discard_output<S>(session: &mut LiveSession<S>, side: Side, arena: &mut super::ring::Arena) {
     let leg = session.leg(side);
     for slot in leg.output.drain(..) {
         leg.output_bytes = leg.output_bytes.saturating_sub(slot.unsent().len());

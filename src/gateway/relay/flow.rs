@@ -3,10 +3,12 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::engine::Relay;
+use super::kernel::Kernel;
 use super::leg::LiveLeg;
-use super::ring::{Arena, Filled, Slot};
+use super::ring::{Arena, Slot};
 use super::session::Side;
-use super::worker::Worker;
+
 use crate::tls::record::{
     Framed, MAX_OVERHEAD, MAX_PLAINTEXT_LEN, MAX_RECORD_LEN, Opened, RecordError, next_record,
 };
@@ -31,10 +33,10 @@ pub(super) enum FlowError {
     Receiver(RecordError),
 }
 
-impl Worker {
-    pub fn on_received(&mut self, index: usize, side: Side, filled: Filled, armed: bool) {
+impl<K: Kernel> Relay<K> {
+    pub fn on_received(&mut self, index: usize, side: Side, filled: K::Bytes, armed: bool) {
         let Some(session) = self.sessions.get_mut(index) else {
-            self.ring.recycle(filled);
+            self.kernel.recycle(filled);
             return;
         };
         session.last_activity_us = self.now_us;
@@ -51,8 +53,8 @@ impl Worker {
             Ok(Flow::Open)
         } else {
             let (session_bytes, worker_bytes) = match side {
-                Side::Client => (&counters.bytes_up, &self.ends.stats.bytes_up),
-                Side::Host => (&counters.bytes_down, &self.ends.stats.bytes_down),
+                Side::Client => (&counters.bytes_up, &self.stats.bytes_up),
+                Side::Host => (&counters.bytes_down, &self.stats.bytes_down),
             };
             let mut path = Path {
                 from,
@@ -62,11 +64,11 @@ impl Worker {
                 now_us: self.now_us,
                 bytes: 0,
             };
-            let outcome = path.relay(self.ring.bytes(&filled));
+            let outcome = path.relay(self.kernel.bytes(&filled));
             count(path.bytes, session_bytes, worker_bytes);
             outcome
         };
-        self.ring.recycle(filled);
+        self.kernel.recycle(filled);
         self.after_input(index, side, outcome);
         self.reap(index);
     }
@@ -86,8 +88,8 @@ impl Worker {
         };
         let outcome = path.relay_plaintext(plaintext).and_then(|()| path.relay(ciphertext));
         let (session_bytes, worker_bytes) = match side {
-            Side::Client => (&counters.bytes_up, &self.ends.stats.bytes_up),
-            Side::Host => (&counters.bytes_down, &self.ends.stats.bytes_down),
+            Side::Client => (&counters.bytes_up, &self.stats.bytes_up),
+            Side::Host => (&counters.bytes_down, &self.stats.bytes_down),
         };
         count(path.bytes, session_bytes, worker_bytes);
         self.after_input(index, side, outcome);
@@ -131,10 +133,16 @@ impl Worker {
                     };
                     histogram.saturating_record(added_us);
                     self.arena.put(slot);
-                    leg.flush(&mut self.ring, &mut self.arena);
+                    leg.flush(&mut self.kernel, &mut self.arena);
+                    if leg.is_drained() {
+                        // An answer that waited for its turn. Its failure is met
+                        // again, and reported, by the next data.
+                        let _ = leg.update_key_if_due(&mut self.arena, self.now_us);
+                        leg.flush(&mut self.kernel, &mut self.arena);
+                    }
                 } else {
                     // Short: the rest goes before anything else.
-                    leg.send(&mut self.ring, slot);
+                    leg.send(&mut self.kernel, slot);
                 }
                 self.regulate(index, side.other());
             }
@@ -158,9 +166,9 @@ fn count(bytes: u64, session: &AtomicU64, worker: &AtomicU64) {
 }
 
 /// One direction of one session for the length of one batch.
-struct Path<'a> {
-    from: &'a mut LiveLeg,
-    to: &'a mut LiveLeg,
+struct Path<'a, S> {
+    from: &'a mut LiveLeg<S>,
+    to: &'a mut LiveLeg<S>,
     arena: &'a mut Arena,
     partials: &'a mut Vec<Vec<u8>>,
     now_us: u64,
@@ -168,7 +176,7 @@ struct Path<'a> {
     bytes: u64,
 }
 
-impl Path<'_> {
+impl<S> Path<'_, S> {
     /// Relays all whole records of `input`, together with the part kept from
     /// before, and keeps the part of a record at the end.
     fn relay(&mut self, mut input: &[u8]) -> Result<Flow, FlowError> {
@@ -269,29 +277,19 @@ impl Path<'_> {
         Ok(())
     }
 
-    /// The sender changed its key and asks for ours (RFC 8446 4.6.3): the
-    /// answer goes out in order among that leg's records.
+    /// The sender changed its key and asks for ours (RFC 8446 4.6.3). With
+    /// output queued the answer waits for its turn, and then answers for all
+    /// that was asked meanwhile: a sender that never reads gains nothing by
+    /// asking again and again.
     fn answer_key_update(&mut self) -> Result<(), FlowError> {
-        // Not owed any more by a direction that has ended.
-        if self.from.records.wants_key_update() {
-            self.from
-                .append_control(self.arena, self.now_us, |records, out| {
-                    records.seal_key_update(out, false)
-                })
-                .map_err(FlowError::Sender)?;
+        if self.from.output_bytes > 0 {
+            return Ok(());
         }
-        Ok(())
+        self.from.update_key_if_due(self.arena, self.now_us).map_err(FlowError::Sender)
     }
 
     /// Changes the receiver's key before it has protected too many records.
     fn rekey_if_due(&mut self) -> Result<(), FlowError> {
-        if self.to.records.wants_key_update() {
-            self.to
-                .append_control(self.arena, self.now_us, |records, out| {
-                    records.seal_key_update(out, false)
-                })
-                .map_err(FlowError::Receiver)?;
-        }
-        Ok(())
+        self.to.update_key_if_due(self.arena, self.now_us).map_err(FlowError::Receiver)
     }
 }

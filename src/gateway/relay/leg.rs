@@ -3,9 +3,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::ring::{Arena, Ring, Slot, Token};
+use super::kernel::Kernel;
+use super::ring::{Arena, Slot, Token};
 use super::session::Leg;
 use crate::tls::record::{CONTROL_RECORD_LEN, RecordError, RecordLayer};
 
@@ -29,8 +29,8 @@ pub(super) enum OutputEnd {
 }
 
 #[derive(Debug)]
-pub(super) struct LiveLeg {
-    pub socket: OwnedFd,
+pub(super) struct LiveLeg<S> {
+    pub socket: S,
     pub peer: SocketAddr,
     pub records: RecordLayer,
     pub token: Token,
@@ -57,8 +57,8 @@ pub(super) struct LiveLeg {
     pub operations: u32,
 }
 
-impl LiveLeg {
-    pub fn new(leg: Leg, token: Token) -> Self {
+impl<S> LiveLeg<S> {
+    pub fn new(leg: Leg<S>, token: Token) -> Self {
         Self {
             socket: leg.socket,
             peer: leg.peer,
@@ -113,26 +113,35 @@ impl LiveLeg {
         Ok(())
     }
 
+    /// Queues a key update when the peer is owed one, or when our key has
+    /// protected almost as many records as it may.
+    pub fn update_key_if_due(&mut self, arena: &mut Arena, now_us: u64) -> Result<(), RecordError> {
+        if !self.records.wants_key_update() {
+            return Ok(());
+        }
+        self.append_control(arena, now_us, |records, out| records.seal_key_update(out, false))
+    }
+
     /// Hands the oldest slot to the kernel unless a send is under way: at most
     /// one at a time keeps the bytes in order.
-    pub fn flush(&mut self, ring: &mut Ring, arena: &mut Arena) {
+    pub fn flush(&mut self, kernel: &mut impl Kernel<Socket = S>, arena: &mut Arena) {
         if self.sending {
             return;
         }
-        if let Some(slot) = self.output.pop_front() {
-            if slot.is_empty() {
-                // Made for a record that turned out to carry no data.
-                arena.put(slot);
-            } else {
-                self.send(ring, slot);
+        while let Some(slot) = self.output.pop_front() {
+            if !slot.is_empty() {
+                self.send(kernel, slot);
+                return;
             }
+            // Made for a record that turned out to carry no data.
+            arena.put(slot);
         }
     }
 
-    pub fn send(&mut self, ring: &mut Ring, slot: Slot) {
+    pub fn send(&mut self, kernel: &mut impl Kernel<Socket = S>, slot: Slot) {
         self.sending = true;
         self.operations += 1;
-        ring.send(self.socket.as_fd(), self.token, slot);
+        kernel.send(&self.socket, self.token, slot);
     }
 
     /// Everything that was queued has been taken by the kernel.

@@ -7,7 +7,9 @@
 //! `LIFECYCLE.md` has the states of a session and who may move them.
 
 mod closing;
+mod engine;
 mod flow;
+mod kernel;
 mod leg;
 pub mod ring;
 pub mod session;

@@ -30,8 +30,8 @@ impl Side {
 /// One end of a session after its greeting: a socket, the record layer with
 /// its keys, and what arrived early.
 #[derive(Debug)]
-pub struct Leg {
-    pub socket: OwnedFd,
+pub struct Leg<S = OwnedFd> {
+    pub socket: S,
     pub peer: SocketAddr,
     pub records: RecordLayer,
     /// Bytes received and not looked at yet.
@@ -43,11 +43,11 @@ pub struct Leg {
 
 /// Two legs that belong together.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<S = OwnedFd> {
     pub id: SessionId,
     pub host_id: HostId,
-    pub client: Leg,
-    pub host: Leg,
+    pub client: Leg<S>,
+    pub host: Leg<S>,
     pub counters: Arc<SessionCounters>,
 }
 

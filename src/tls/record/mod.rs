@@ -25,7 +25,7 @@
 //! - TLS 1.3: the outer type is always application data; padding is stripped, a
 //!   record of nothing but zeros is `unexpected_message` (RFC 8446 5.4).
 //! - Empty data records are legal (RFC 8446 5.1), empty alerts and handshake
-//!   fragments are not. [`MAX_EMPTY_IN_A_ROW`] and [`MAX_CONTROL_IN_A_ROW`]
+//!   fragments are not. [`MAX_EMPTY_IN_A_ROW`] and [`MAX_CONTROL_UNPAID`]
 //!   bound what a peer can make us do without sending data.
 //! - `close_notify` ends the receiving direction only; what comes after it is
 //!   ignored (RFC 8446 6.1). End of stream without it is truncation: ask
@@ -68,7 +68,9 @@ pub use self::frame::{
     next_record,
 };
 pub use self::kernel::Kernel;
-pub use self::opener::{MAX_CONTROL_IN_A_ROW, MAX_EMPTY_IN_A_ROW, Opened, Opener};
+pub use self::opener::{
+    DATA_PER_CONTROL_BYTES, MAX_CONTROL_UNPAID, MAX_EMPTY_IN_A_ROW, Opened, Opener,
+};
 pub use self::sealer::{REKEY_MARGIN, Sealer};
 
 use self::opener::Inner;

@@ -9,9 +9,12 @@ use super::{RecordError, Role, alert};
 /// is ended (RFC 8446 10 leaves the number to us).
 pub const MAX_EMPTY_IN_A_ROW: u8 = 32;
 
-/// Control records (key updates, tickets, warnings) that may come in a row
-/// without data in between. Each key update costs a key schedule.
-pub const MAX_CONTROL_IN_A_ROW: u8 = 16;
+/// Control records (key updates, tickets, warnings) that may come without data
+/// to pay for them. Each key update costs a key schedule.
+pub const MAX_CONTROL_UNPAID: u8 = 16;
+
+/// Data that pays for one control record.
+pub const DATA_PER_CONTROL_BYTES: usize = 4_096;
 
 /// What a record turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,8 @@ pub struct Opener {
     messages: Messages,
     end: Option<Result<Opened, RecordError>>,
     empty_in_a_row: u8,
-    control_in_a_row: u8,
+    control_unpaid: u8,
+    unpaid_data: usize,
 }
 
 impl Opener {
@@ -54,7 +58,8 @@ impl Opener {
             messages: Messages::default(),
             end: None,
             empty_in_a_row: 0,
-            control_in_a_row: 0,
+            control_unpaid: 0,
+            unpaid_data: 0,
         }
     }
 
@@ -122,7 +127,13 @@ impl Opener {
     fn take_data(&mut self, len: usize) -> Result<Inner, RecordError> {
         if len > 0 {
             self.empty_in_a_row = 0;
-            self.control_in_a_row = 0;
+            // Every so much data pays for one message that is none: a byte
+            // here and there between key updates does not.
+            self.unpaid_data += len;
+            let paid = self.unpaid_data / DATA_PER_CONTROL_BYTES;
+            self.unpaid_data %= DATA_PER_CONTROL_BYTES;
+            self.control_unpaid =
+                self.control_unpaid.saturating_sub(u8::try_from(paid).unwrap_or(u8::MAX));
         } else {
             self.empty_in_a_row += 1;
             if self.empty_in_a_row > MAX_EMPTY_IN_A_ROW {
@@ -157,8 +168,8 @@ impl Opener {
     }
 
     fn count_control(&mut self) -> Result<(), RecordError> {
-        self.control_in_a_row += 1;
-        if self.control_in_a_row > MAX_CONTROL_IN_A_ROW {
+        self.control_unpaid += 1;
+        if self.control_unpaid > MAX_CONTROL_UNPAID {
             return Err(RecordError::TooManyWithoutData);
         }
         Ok(())

@@ -21,6 +21,7 @@ mod receive;
 mod socket;
 mod token;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
@@ -103,9 +104,9 @@ pub enum ReceiveEnd {
 
 /// What came back from the kernel.
 #[derive(Debug)]
-pub enum Completion {
+pub enum Completion<B = Filled> {
     /// Bytes. Without `armed` the multishot receive ended with them.
-    Received { token: Token, bytes: Filled, armed: bool },
+    Received { token: Token, bytes: B, armed: bool },
     /// No bytes, and the receive is not armed any more.
     ReceiveEnded { token: Token, end: ReceiveEnd },
     /// A send is over; the slot is the caller's again. Bytes accepted, or errno.
@@ -122,6 +123,8 @@ pub struct Ring {
     receive: ReceiveBuffers,
     sending: Slab<Slot>,
     batch: Vec<cqueue::Entry>,
+    /// Entries that did not fit into the submission queue.
+    backlog: VecDeque<squeue::Entry>,
     /// Operations that the kernel has and has not finished.
     in_kernel: usize,
 }
@@ -166,7 +169,14 @@ impl Ring {
         ring.submitter().register_enable_rings().map_err(RingError::at("enabling the ring"))?;
 
         let batch = Vec::with_capacity(ring.params().cq_entries() as usize);
-        Ok(Self { ring, receive, sending: Slab::with_capacity(1_024), batch, in_kernel: 0 })
+        Ok(Self {
+            ring,
+            receive,
+            sending: Slab::with_capacity(1_024),
+            batch,
+            backlog: VecDeque::new(),
+            in_kernel: 0,
+        })
     }
 
     /// Arms a multishot receive. The caller keeps `socket` open until the
@@ -214,18 +224,30 @@ impl Ring {
 
     fn push(&mut self, entry: &squeue::Entry) {
         self.in_kernel += 1;
-        loop {
-            // SAFETY: every pointer in an entry made above is into memory that
-            // this ring owns until the completion: a slot in `sending`, whose
-            // heap block does not move with it, or nothing at all.
-            let pushed = unsafe { self.ring.submission().push(entry) };
-            if pushed.is_ok() {
+        if self.backlog.is_empty() && self.try_push(entry) {
+            return;
+        }
+        // Full: hand the kernel what is there. If it takes nothing now, the
+        // entry waits, in order, for the next turn.
+        let _ = self.ring.submit();
+        self.backlog.push_back(entry.clone());
+        self.push_backlog();
+    }
+
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
                 return;
             }
-            // Full: hand the kernel what is there and go on. An error here is
-            // met again, and reported, by the next wait.
-            let _ = self.ring.submit();
         }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: every pointer in an entry made above is into memory that this
+        // ring owns until the completion: a slot in `sending`, whose heap block
+        // does not move with it, or nothing at all.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
     /// Submits everything and waits for at least one completion or `timeout`.
@@ -233,6 +255,9 @@ impl Ring {
     /// # Errors
     /// Only those that no retry can mend.
     pub fn submit_and_wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.push_backlog();
+        // With entries left over, come back for them at once.
+        let timeout = if self.backlog.is_empty() { timeout } else { Duration::ZERO };
         let timeout = Timespec::from(timeout);
         let arguments = SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(1, &arguments) {

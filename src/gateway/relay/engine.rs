@@ -1,0 +1,292 @@
+//! The relay as a state machine: completions and orders in, operations and
+//! events out. It owns no thread, reads no clock and makes no system call, so
+//! that the simulation can put it before a kernel that does its worst.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use slab::Slab;
+
+use super::closing::Ending;
+use super::kernel::Kernel;
+use super::leg::{LiveLeg, OutputEnd, Receiving};
+use super::ring::{Arena, Completion, ReceiveEnd, Token};
+use super::session::{Session, SessionCounters, Side};
+use super::{Event, WorkerSettings, WorkerStats};
+use crate::core::ids::{HostId, SessionId};
+use crate::observe::close_reason::CloseReason;
+use crate::observe::histograms::RelayHistograms;
+
+/// Events kept when the control thread does not take them; more are dropped,
+/// and the log says so.
+const EVENTS_UNSENT_MAX: usize = 65_536;
+
+pub(super) struct LiveSession<S> {
+    pub id: SessionId,
+    pub host_id: HostId,
+    pub client: LiveLeg<S>,
+    pub host: LiveLeg<S>,
+    pub counters: Arc<SessionCounters>,
+    pub started_us: u64,
+    pub last_activity_us: u64,
+    pub first_to_close: Option<Side>,
+    pub ending: Option<Ending>,
+}
+
+impl<S> LiveSession<S> {
+    pub fn leg(&mut self, side: Side) -> &mut LiveLeg<S> {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Host => &mut self.host,
+        }
+    }
+
+    /// The leg on `side`, then the other.
+    pub fn legs(&mut self, side: Side) -> (&mut LiveLeg<S>, &mut LiveLeg<S>) {
+        match side {
+            Side::Client => (&mut self.client, &mut self.host),
+            Side::Host => (&mut self.host, &mut self.client),
+        }
+    }
+}
+
+/// The sessions of one worker and everything that relaying them needs.
+pub(super) struct Relay<K: Kernel> {
+    pub kernel: K,
+    pub arena: Arena,
+    pub sessions: Slab<LiveSession<K::Socket>>,
+    /// Memory for partial records, reused.
+    pub partials: Vec<Vec<u8>>,
+    /// Legs to flush and legs to arm again at the end of this turn.
+    pub dirty: Vec<(usize, Side)>,
+    pub starved: VecDeque<(usize, Side)>,
+    pub histograms: Box<RelayHistograms>,
+    pub settings: WorkerSettings,
+    pub stats: Arc<WorkerStats>,
+    /// Monotonic microseconds, set once a turn.
+    pub now_us: u64,
+    /// What the control thread has to be told.
+    pub events: VecDeque<Event>,
+    generation: u32,
+    stopping: bool,
+}
+
+impl<K: Kernel> Relay<K> {
+    pub fn new(kernel: K, settings: WorkerSettings, stats: Arc<WorkerStats>) -> Self {
+        Self {
+            kernel,
+            arena: Arena::new(settings.output_slots),
+            sessions: Slab::with_capacity(1_024),
+            partials: Vec::with_capacity(1_024),
+            dirty: Vec::with_capacity(1_024),
+            starved: VecDeque::with_capacity(1_024),
+            histograms: Box::new(RelayHistograms::new()),
+            settings,
+            stats,
+            now_us: 0,
+            events: VecDeque::new(),
+            generation: 0,
+            stopping: false,
+        }
+    }
+
+    /// Nothing is left to do, ever.
+    pub fn is_done(&self) -> bool {
+        self.stopping && self.sessions.is_empty() && self.events.is_empty()
+    }
+
+    /// After all completions of a turn: arm who waited for a buffer, send.
+    pub fn end_turn(&mut self) {
+        self.arm_starved();
+        self.flush_dirty();
+        self.stats.arena_overflows.store(self.arena.overflows, Relaxed);
+    }
+
+    pub fn on_completion(&mut self, completion: Completion<K::Bytes>) {
+        match completion {
+            Completion::Received { token, bytes, armed } => match self.locate(token) {
+                Some((index, side)) => self.on_received(index, side, bytes, armed),
+                None => self.kernel.recycle(bytes),
+            },
+            Completion::ReceiveEnded { token, end } => {
+                if let Some((index, side)) = self.locate(token) {
+                    self.on_receive_ended(index, side, end);
+                }
+            }
+            Completion::Sent { token, slot, outcome } => match self.locate(token) {
+                Some((index, side)) => self.on_sent(index, side, slot, outcome),
+                None => self.arena.put(slot),
+            },
+            // The worker's own; see there.
+            Completion::Rung => {}
+        }
+    }
+
+    /// Which leg a completion belongs to; none when its session is gone.
+    fn locate(&self, token: Token) -> Option<(usize, Side)> {
+        let index = (token.leg / 2) as usize;
+        let side = if token.leg.is_multiple_of(2) { Side::Client } else { Side::Host };
+        let session = self.sessions.get(index)?;
+        (session.client.token.generation == token.generation).then_some((index, side))
+    }
+
+    /// Ends one session politely. Unknown ones are ignored: it may just have
+    /// ended by itself.
+    pub fn end_session(&mut self, session: SessionId, reason: CloseReason) {
+        let found = self.sessions.iter().find(|(_, live)| live.id == session);
+        if let Some((index, _)) = found {
+            self.end_politely(index, reason);
+        }
+    }
+
+    /// Ends all sessions politely, those that are still to be started too.
+    pub fn stop(&mut self, reason: CloseReason) {
+        self.stopping = true;
+        let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.end_politely(index, reason);
+        }
+    }
+
+    /// Gives out what was measured, goes on with an empty set.
+    pub fn exchange_histograms(&mut self, empty: Box<RelayHistograms>) {
+        let full = std::mem::replace(&mut self.histograms, empty);
+        self.tell(Event::Histograms(full));
+    }
+
+    pub fn start(&mut self, mut session: Session<K::Socket>) {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.sessions.vacant_entry();
+        let index = entry.key();
+        // Session limits are far below what a token can name.
+        let leg = u32::try_from(index * 2).unwrap_or(u32::MAX);
+        let early = [(Side::Client, &mut session.client), (Side::Host, &mut session.host)].map(
+            |(side, leg)| {
+                let plaintext = std::mem::take(&mut leg.early_plaintext);
+                (side, plaintext, std::mem::take(&mut leg.early_ciphertext))
+            },
+        );
+        entry.insert(LiveSession {
+            id: session.id,
+            host_id: session.host_id,
+            client: LiveLeg::new(session.client, Token::new(leg, self.generation)),
+            host: LiveLeg::new(session.host, Token::new(leg + 1, self.generation)),
+            counters: session.counters,
+            started_us: self.now_us,
+            last_activity_us: self.now_us,
+            first_to_close: None,
+            ending: None,
+        });
+        for (side, plaintext, ciphertext) in early {
+            self.relay_early(index, side, &plaintext, &ciphertext);
+        }
+        for side in [Side::Client, Side::Host] {
+            self.regulate(index, side);
+            self.mark_dirty(index, side);
+        }
+        if self.stopping {
+            self.end_politely(index, CloseReason::GatewayShutdown);
+        }
+    }
+
+    fn on_receive_ended(&mut self, index: usize, side: Side, end: ReceiveEnd) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let leg = session.leg(side);
+        leg.receiving = Receiving::Off;
+        leg.operations = leg.operations.saturating_sub(1);
+        match end {
+            ReceiveEnd::NoBuffer => {
+                if !leg.starved {
+                    leg.starved = true;
+                    self.starved.push_back((index, side));
+                }
+                self.stats.starved.fetch_add(1, Relaxed);
+            }
+            ReceiveEnd::Stopped => self.regulate(index, side),
+            ReceiveEnd::EndOfStream => self.on_end_of_stream(index, side),
+            ReceiveEnd::Failed(errno) => self.on_socket_failure(index, side, errno),
+        }
+        self.reap(index);
+    }
+
+    /// Arms as many starved legs as there are buffers, oldest first: more would
+    /// only starve again, a system call and a completion each.
+    fn arm_starved(&mut self) {
+        for _ in 0..self.settings.ring.rx_buffers {
+            let Some((index, side)) = self.starved.pop_front() else { return };
+            if let Some(session) = self.sessions.get_mut(index) {
+                session.leg(side).starved = false;
+                self.regulate(index, side);
+            }
+        }
+    }
+
+    /// The one gate: every arming and every stopping of a receive is decided
+    /// here, from the state alone. A leg is read while its session lives, it
+    /// has not closed, and its peer's output is below the cap.
+    pub fn regulate(&mut self, index: usize, side: Side) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let ending = session.ending.is_some();
+        let (leg, other) = session.legs(side);
+        let cap = if self.arena.is_scarce() {
+            self.settings.limits.leg_output_bytes_max / 8
+        } else {
+            self.settings.limits.leg_output_bytes_max
+        };
+        let resume_at = if leg.held_back { cap / 2 } else { cap };
+        let was_held_back = std::mem::replace(&mut leg.held_back, other.output_bytes > resume_at);
+        if leg.held_back && !was_held_back {
+            self.stats.held_back.fetch_add(1, Relaxed);
+        }
+        let wanted = !ending && !leg.input_closed && !leg.held_back && !leg.starved;
+        match (leg.receiving, wanted) {
+            (Receiving::Off, true) => {
+                leg.receiving = Receiving::Armed;
+                leg.operations += 1;
+                self.kernel.receive(&leg.socket, leg.token);
+            }
+            (Receiving::Armed, false) if !leg.starved => {
+                leg.receiving = Receiving::Stopping;
+                self.kernel.stop_receiving(leg.token);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn mark_dirty(&mut self, index: usize, side: Side) {
+        if let Some(session) = self.sessions.get_mut(index) {
+            let leg = session.leg(side);
+            if !leg.dirty {
+                leg.dirty = true;
+                self.dirty.push((index, side));
+            }
+        }
+    }
+
+    fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for (index, side) in dirty.drain(..) {
+            if let Some(session) = self.sessions.get_mut(index) {
+                let leg = session.leg(side);
+                leg.dirty = false;
+                leg.flush(&mut self.kernel, &mut self.arena);
+                // Giving back an unused slot may have been all that an end
+                // was waiting for.
+                if leg.output_end != OutputEnd::Open || session.ending.is_some() {
+                    self.after_output(index, side);
+                    self.reap(index);
+                }
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    pub fn tell(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_UNSENT_MAX {
+            tracing::error!("The control thread does not keep up; an event is lost");
+            return;
+        }
+        self.events.push_back(event);
+    }
+}
