@@ -47,6 +47,13 @@ pub struct GatewayLimits {
     pub sessions_max: u32,
     /// Connections that are not relayed yet: handshake, request, waiting.
     pub lobby_connections_max: u32,
+    /// The same from one address (IPv6: from one /64). Users behind one NAT
+    /// share it, so a large office may need more: count its sign-ins at nine
+    /// o'clock, not its sessions.
+    pub lobby_connections_per_address_max: u32,
+    /// How long a connection may ask without becoming a leg, whatever it does.
+    /// Other gateways' probes just connect again.
+    pub lobby_lifetime_ms: u64,
     /// Clients that wait for their session host.
     pub waiting_max: u32,
     /// The same from one address.
@@ -88,6 +95,8 @@ impl Default for GatewayLimits {
         Self {
             sessions_max: 10_000,
             lobby_connections_max: 4_096,
+            lobby_connections_per_address_max: 512,
+            lobby_lifetime_ms: 600_000,
             waiting_max: 2_048,
             waiting_per_address_max: 256,
             handshake_timeout_ms: 5_000,
@@ -224,6 +233,7 @@ impl GatewayConfig {
             limits.write_timeout_ms,
             limits.broker_timeout_ms,
             limits.half_close_timeout_ms,
+            limits.lobby_lifetime_ms,
         ];
         if waits.contains(&0) {
             return bad("gateway.limits", "a timeout is zero", "every wait needs a deadline");

@@ -9,6 +9,7 @@ pub mod codes;
 pub mod heartbeat;
 pub mod ids;
 pub mod pairing;
+pub mod per_address;
 pub mod placement;
 pub mod secret;
 pub mod selection;

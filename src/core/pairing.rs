@@ -9,28 +9,29 @@ use std::net::IpAddr;
 
 use super::codes::Code;
 use super::ids::SessionId;
+use super::per_address::PerAddress;
 
 /// How many may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct PairingLimits {
     pub waiting_max: usize,
-    /// Of one client address: one user behind one NAT must not use up the
-    /// places of everybody else.
-    pub waiting_per_address_max: usize,
+    /// Of one client address.
+    pub waiting_per_address_max: u32,
 }
 
 /// The clients that wait, each with what it takes to wake it.
 #[derive(Debug)]
 pub struct PairingTable<W> {
     waiting: HashMap<SessionId, (IpAddr, W)>,
-    count_by_address: HashMap<IpAddr, usize>,
+    here: PerAddress,
     limits: PairingLimits,
 }
 
 impl<W> PairingTable<W> {
     #[must_use]
     pub fn new(limits: PairingLimits) -> Self {
-        Self { waiting: HashMap::new(), count_by_address: HashMap::new(), limits }
+        let here = PerAddress::new(limits.waiting_per_address_max);
+        Self { waiting: HashMap::new(), here, limits }
     }
 
     /// A client begins to wait.
@@ -42,14 +43,10 @@ impl<W> PairingTable<W> {
         if self.waiting.contains_key(&session) {
             return Err(Code::TicketUsed);
         }
-        let from_here = self.count_by_address.get(&address).copied().unwrap_or(0);
-        if self.waiting.len() >= self.limits.waiting_max
-            || from_here >= self.limits.waiting_per_address_max
-        {
+        if self.waiting.len() >= self.limits.waiting_max || !self.here.enter(address) {
             return Err(Code::TooManyWaiting);
         }
         self.waiting.insert(session, (address, waker));
-        *self.count_by_address.entry(address).or_insert(0) += 1;
         Ok(())
     }
 
@@ -60,18 +57,13 @@ impl<W> PairingTable<W> {
     /// None; the caller that finds nobody answers [`Code::SessionUnknown`].
     pub fn take(&mut self, session: SessionId) -> Option<W> {
         let (address, waker) = self.waiting.remove(&session)?;
-        if let Some(count) = self.count_by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.count_by_address.remove(&address);
-            }
-        }
+        self.here.leave(address);
         Some(waker)
     }
 
     /// Ends every wait: the gateway stops.
     pub fn take_all(&mut self) -> Vec<W> {
-        self.count_by_address.clear();
+        self.here.clear();
         self.waiting.drain().map(|(_, (_, waker))| waker).collect()
     }
 
@@ -107,7 +99,7 @@ mod tests {
         assert_eq!(table.take(session), None);
         assert_eq!(table.wait(session, address(1), "client"), Ok(()));
         assert_eq!(table.take_all(), ["client"]);
-        assert!(table.is_empty() && table.count_by_address.is_empty());
+        assert!(table.is_empty() && table.here.is_empty());
     }
 
     proptest! {
@@ -128,7 +120,7 @@ mod tests {
                 for n in 0..4 {
                     let here = table.waiting.values().filter(|(a, ())| *a == address(n)).count();
                     prop_assert!(here <= 3);
-                    prop_assert_eq!(here, table.count_by_address.get(&address(n)).copied().unwrap_or(0));
+                    prop_assert_eq!(here, table.here.count(address(n)) as usize);
                 }
             }
         }

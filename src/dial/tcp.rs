@@ -1,6 +1,7 @@
 //! TCP to every address of a name, one after the other, under one deadline.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -56,13 +57,14 @@ pub async fn connect(host: &str, port: u16, within: Duration) -> Result<TcpStrea
 }
 
 /// What every socket of ours is set to: small writes leave at once, and a peer
-/// that vanished is noticed.
+/// that vanished is noticed. What a listener is set to, the connections that it
+/// accepts are set to as well (Linux).
 ///
 /// # Errors
 /// When the kernel refuses an option.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+pub fn tune(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)

@@ -15,6 +15,7 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::pairing::{PairingLimits, PairingTable};
+use crate::core::per_address::PerAddress;
 use crate::core::selection::Explain;
 use crate::core::tickets::{Claims, Role, TicketVerifier, UsedTickets};
 use crate::observe::timeline::{Teller, Timeline};
@@ -111,7 +112,8 @@ pub struct LobbyCounters {
     pub accepted: AtomicU64,
     /// Times accepting paused because no descriptor was left.
     pub accept_pauses: AtomicU64,
-    /// Connections dropped because too many were in the lobby.
+    /// Connections dropped because too many were in the lobby, in all or from
+    /// their address.
     pub turned_away: AtomicU64,
     pub handshakes: AtomicU64,
     /// Handshakes that failed or were too slow.
@@ -138,6 +140,7 @@ pub struct Shared {
     /// Other gateways that a round trip is known to.
     pub gateways_measured: AtomicUsize,
     pub counters: LobbyCounters,
+    pub lobby_by_address: Mutex<PerAddress>,
     pub teller: Teller,
     pub started_at: UnixMillis,
 }
@@ -158,8 +161,9 @@ impl Shared {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let limits = PairingLimits {
             waiting_max: config.limits.waiting_max as usize,
-            waiting_per_address_max: config.limits.waiting_per_address_max as usize,
+            waiting_per_address_max: config.limits.waiting_per_address_max,
         };
+        let here = PerAddress::new(config.limits.lobby_connections_per_address_max);
         let shared = Self {
             id,
             config,
@@ -175,6 +179,7 @@ impl Shared {
             broker_connected: AtomicBool::new(false),
             gateways_measured: AtomicUsize::new(0),
             counters: LobbyCounters::default(),
+            lobby_by_address: Mutex::new(here),
             teller: Teller::new("gateway", timeline),
             started_at: UnixMillis::now(),
         };

@@ -1,18 +1,20 @@
 //! Step 7: peers that say nothing, too much, too slowly or something else.
 //! Each is closed at a deadline or a limit, and nobody else notices.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use ringway::core::codes::Code;
 use ringway::core::tickets::Role;
+use ringway::gateway::shared::lock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use crate::support::fake_broker::random_id;
-use crate::support::legs::{End, dial, read_reply};
-use crate::support::wait::{until, within};
+use crate::support::legs::{End, dial, dial_with_little_room, read_reply};
+use crate::support::wait::{standstill, until, within};
 use crate::support::world::World;
 
 const HEAD_BYTES_MAX: usize = 4 * 1024;
@@ -219,6 +221,85 @@ async fn a_connection_may_ask_again_until_it_asks_too_often() {
     let last = "GET /probe HTTP/1.1\r\nConnection: close\r\n\r\n";
     assert_eq!(polite.ask(last).await.status, 204);
     assert_eq!(polite.end().await, End::Clean);
+}
+
+/// A lobby thread has 64 registered buffers. More peers than that ask on and on
+/// and read nothing: each is waited for, and none of them is waited for by
+/// anybody else.
+#[tokio::test]
+async fn peers_that_do_not_read_do_not_stop_the_lobby() {
+    const PEERS: usize = 80;
+    let world = World::start_with(|config| {
+        config.limits.requests_per_connection_max = u32::MAX;
+        config.limits.write_timeout_ms = 10 * 60 * 1_000;
+    })
+    .await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..PEERS {
+        let mut peer = dial_with_little_room(world.gateway.address, &world.tls).await;
+        let asked = Arc::clone(&asked);
+        asking.spawn(async move {
+            let probe = "GET /probe HTTP/1.1\r\nHost: gateway\r\n\r\n".repeat(20);
+            while peer.0.write_all(probe.as_bytes()).await.is_ok() {
+                asked.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    standstill("the askers", || asked.load(Relaxed)).await;
+    assert_eq!(world.gateway.in_lobby(), PEERS as u64);
+    world.pair().await.assert_alive().await;
+    assert!(asking.try_join_next().is_none(), "a peer was closed");
+}
+
+/// One address has its own limit below that of all; another one has room.
+#[tokio::test]
+async fn one_address_cannot_fill_the_lobby() {
+    let world = World::start_with(|config| {
+        config.limits.lobby_connections_per_address_max = 4;
+        config.limits.handshake_timeout_ms = 60_000;
+    })
+    .await;
+    let counters = &world.gateway.shared().counters;
+    let address = world.gateway.address;
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(address).await.unwrap());
+    }
+    until("the surplus is turned away", || counters.turned_away.load(Relaxed) == 2).await;
+    assert_eq!(world.gateway.in_lobby(), 4);
+    world.pair().await.assert_alive().await;
+    drop(silent);
+    nobody_left_in_the_lobby(&world).await;
+    assert!(lock(&world.gateway.shared().lobby_by_address).is_empty());
+}
+
+/// Somebody who asks in time, again and again, is not kept for ever either.
+#[tokio::test]
+async fn a_connection_that_never_becomes_a_leg_has_a_lifetime() {
+    let world = World::start_with(|config| {
+        config.limits.lobby_lifetime_ms = 500;
+        config.limits.requests_per_connection_max = u32::MAX;
+    })
+    .await;
+    let mut peer = dial(world.gateway.address, &world.tls).await;
+    let mut pair = world.pair().await;
+    let asking = async {
+        let probe = b"GET /probe HTTP/1.1\r\nHost: gateway\r\n\r\n";
+        while peer.0.write_all(probe).await.is_ok() {
+            match read_reply(&mut peer.0).await {
+                Ok(reply) => assert_eq!(reply.status, 204),
+                Err(_) => break,
+            }
+        }
+    };
+    within("the end of its time", asking).await;
+    nobody_left_in_the_lobby(&world).await;
+    // Nothing was wrong with it, and a leg is not in the lobby any more.
+    assert!(lock(&world.gateway.shared().counters.refusals).is_empty());
+    pair.assert_alive().await;
 }
 
 /// Who comes beyond the limit is dropped at once; live sessions and, later,

@@ -6,6 +6,7 @@ use ringway::core::codes::{Code, Refusal};
 use ringway::core::selection::{Candidate, RttSource, Verdict};
 use ringway::core::tickets::Role;
 use ringway::gateway::control::Question;
+use ringway::gateway::shared::lock;
 use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, RttSample};
 use ringway::wire::channel::{GatewayEntry, GatewayToBroker, PlaceRequest};
 
@@ -156,6 +157,23 @@ async fn step_7_without_measurements_of_the_client_both_gateways_are_measured_he
         .map(|line| line.gateway.clone())
         .collect();
     assert_eq!(chosen, [response.ringway.gateway]);
+}
+
+/// A kept connection has its lifetime; the next one goes on measuring, and
+/// neither side counts that as anything going wrong.
+#[tokio::test]
+async fn step_7_measuring_outlives_the_connections_it_is_done_over() {
+    let world = World::start().await;
+    let second = TestGateway::start(&world.ca, &world.broker.url(), "gw-2", |config| {
+        config.limits.lobby_lifetime_ms = 200;
+    });
+    world.broker.set_table(vec![world.gateway.entry(), second.entry()]);
+    let counters = &second.shared().counters;
+    until("it is measured again and again", || counters.timeouts.load(Relaxed) >= 2).await;
+    let handshakes = counters.handshakes.load(Relaxed);
+    until("and again", || counters.handshakes.load(Relaxed) > handshakes).await;
+    table_arrives(&world, |table| table.len() == 2 && table.iter().all(|c| c.rtt.is_some())).await;
+    assert!(lock(&counters.refusals).is_empty());
 }
 
 #[tokio::test]

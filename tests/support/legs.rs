@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -24,6 +24,18 @@ use super::wait::within;
 pub async fn dial(address: SocketAddr, tls: &Arc<ClientConfig>) -> Leg {
     let tcp = within("TCP connection", TcpStream::connect(address)).await.unwrap();
     tcp.set_nodelay(true).unwrap();
+    let name = ServerName::from(address.ip());
+    let stream = TlsConnector::from(Arc::clone(tls)).connect(name, tcp);
+    Leg(within("TLS handshake", stream).await.unwrap())
+}
+
+/// TLS to a gateway from a peer that takes little before it has to read: a few
+/// KiB of its own, and small segments so that the gateway's kernel keeps little.
+pub async fn dial_with_little_room(address: SocketAddr, tls: &Arc<ClientConfig>) -> Leg {
+    let socket = TcpSocket::new_v4().unwrap();
+    SockRef::from(&socket).set_recv_buffer_size(4 * 1024).unwrap();
+    SockRef::from(&socket).set_tcp_mss(536).unwrap();
+    let tcp = within("TCP connection", socket.connect(address)).await.unwrap();
     let name = ServerName::from(address.ip());
     let stream = TlsConnector::from(Arc::clone(tls)).connect(name, tcp);
     Leg(within("TLS handshake", stream).await.unwrap())

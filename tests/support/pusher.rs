@@ -2,21 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
 use tokio_rustls::client::TlsStream;
 
 use super::legs::Leg;
 use super::pattern;
-use super::wait::PATIENCE;
+use super::wait::standstill;
 
-/// How long nothing has to move until it counts as a standstill.
-const STANDSTILL: Duration = Duration::from_millis(300);
 const STEP: usize = 64 * 1024;
 
 /// Pushes stream 1 of the pattern.
@@ -48,18 +44,7 @@ impl Pusher {
     /// Waits until the sender has been at a standstill for a while; gives back
     /// what was taken until then.
     pub async fn stalled(&self) -> usize {
-        let deadline = Instant::now() + PATIENCE;
-        let (mut last, mut since) = (0, Instant::now());
-        loop {
-            let now = self.taken.load(Relaxed);
-            if now != last {
-                (last, since) = (now, Instant::now());
-            } else if now > 0 && since.elapsed() >= STANDSTILL {
-                return now;
-            }
-            assert!(Instant::now() < deadline, "the sender never stalled");
-            sleep(Duration::from_millis(10)).await;
-        }
+        standstill("the sender", || self.taken.load(Relaxed)).await
     }
 }
 

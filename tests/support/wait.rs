@@ -27,6 +27,26 @@ pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
+/// How long nothing has to move until it counts as a standstill.
+const STANDSTILL: Duration = Duration::from_millis(300);
+
+/// Waits until a count has begun to grow and then has stood still for a while;
+/// gives it back.
+pub async fn standstill(whose: &str, count: impl Fn() -> usize) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        let now = count();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        } else if now > 0 && since.elapsed() >= STANDSTILL {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "{whose} never stalled");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(50);
 

@@ -1,7 +1,7 @@
 //! One lobby thread: accepts, and gives each connection a task.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use tokio_uring::buf::fixed::FixedBufPool;
 
 use super::connection::{BUFFER_BYTES, Connection};
 use super::requests;
-use crate::gateway::shared::{Phase, Shared};
+use crate::gateway::shared::{Phase, Shared, lock};
 
 /// Entries of a lobby's ring; connections wait in epoll, so few are in it.
 const RING_ENTRIES: u32 = 512;
@@ -57,7 +57,7 @@ async fn accept_until_stopped(
         match accepted {
             Ok((stream, peer)) => {
                 shared.counters.accepted.fetch_add(1, Relaxed);
-                let Some(presence) = Presence::enter(shared) else {
+                let Some(presence) = Presence::enter(shared, peer.ip()) else {
                     shared.counters.turned_away.fetch_add(1, Relaxed);
                     continue;
                 };
@@ -92,19 +92,26 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 /// A connection's place in the lobby, given back when dropped.
 #[derive(Debug)]
-pub struct Presence(Arc<Shared>);
+pub struct Presence {
+    shared: Arc<Shared>,
+    address: IpAddr,
+}
 
 impl Presence {
-    fn enter(shared: &Arc<Shared>) -> Option<Self> {
+    fn enter(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
+        if !lock(&shared.lobby_by_address).enter(address) {
+            return None;
+        }
         let now = shared.counters.connections_now.fetch_add(1, Relaxed);
-        // Made before the check, so that its drop undoes the count.
-        let presence = Self(Arc::clone(shared));
+        // Made before the check, so that its drop undoes the counts.
+        let presence = Self { shared: Arc::clone(shared), address };
         (now < u64::from(shared.config.limits.lobby_connections_max)).then_some(presence)
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.counters.connections_now.fetch_sub(1, Relaxed);
+        self.shared.counters.connections_now.fetch_sub(1, Relaxed);
+        lock(&self.shared.lobby_by_address).leave(self.address);
     }
 }

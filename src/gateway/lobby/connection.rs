@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -60,7 +61,6 @@ impl Connection {
     ) -> Result<Self, ConnectionError> {
         let tls = ServerHandshake::new(Arc::clone(&shared.tls))?;
         let stream = stream_readiness(stream)?;
-        rustix::net::sockopt::set_tcp_nodelay(&stream, true).map_err(io::Error::from)?;
         Ok(Self { peer, shared: Arc::clone(shared), stream, tls, buffers })
     }
 
@@ -139,23 +139,52 @@ impl Connection {
     async fn flush(&mut self) -> Result<(), ConnectionError> {
         let limit = Duration::from_millis(self.shared.config.limits.write_timeout_ms);
         let outgoing = self.tls.take_outgoing();
-        for chunk in outgoing.chunks(BUFFER_BYTES) {
-            let write = async {
-                let mut buffer = self.buffers.next(BUFFER_BYTES).await;
-                buffer.put_slice(chunk);
-                let slice = buffer.slice(..chunk.len());
-                self.stream.get_ref().write_fixed_all(slice).await.0
-            };
-            match timeout(limit, write).await {
-                Ok(written) => written?,
-                Err(_) => {
-                    // The kernel still has the write and its buffer; this ends it.
-                    let _ = self.stream.get_ref().shutdown(Shutdown::Both);
-                    return Err(ConnectionError::Deadline);
-                }
+        let write_all = async {
+            let mut rest = outgoing.as_slice();
+            while !rest.is_empty() {
+                let written = self.write_some(rest).await?;
+                rest = rest.get(written..).unwrap_or_default();
+            }
+            Ok(())
+        };
+        match timeout(limit, write_all).await {
+            Ok(written) => written,
+            Err(_) => {
+                // Should the kernel still have a write and its buffer: this ends it.
+                let _ = self.stream.get_ref().shutdown(Shutdown::Both);
+                Err(ConnectionError::Deadline)
             }
         }
-        Ok(())
+    }
+
+    /// Writes as much as there is room for in the socket, at least a byte. A
+    /// registered buffer is taken only when there is room, and one write does
+    /// not wait for more: peers that do not read, however many, hold none.
+    async fn write_some(&self, bytes: &[u8]) -> Result<usize, ConnectionError> {
+        self.wait_writable().await?;
+        let chunk = bytes.get(..BUFFER_BYTES).unwrap_or(bytes);
+        let mut buffer = self.buffers.next(BUFFER_BYTES).await;
+        buffer.put_slice(chunk);
+        let (written, _) = self.stream.get_ref().write_fixed(buffer.slice(..chunk.len())).await;
+        match written? {
+            0 => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            written => Ok(written),
+        }
+    }
+
+    /// Waits until a write will not wait.
+    async fn wait_writable(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.stream.writable().await?;
+            let mut look = [PollFd::new(&self.stream, PollFlags::OUT)];
+            // Readiness of the past is remembered; this is the present one.
+            match poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(0) => ready.clear_ready(),
+                // Room, the end, or an error: the write will tell.
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Answers with a refusal, counts it, and closes in a way that lets the

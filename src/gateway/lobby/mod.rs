@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::shared::Shared;
+use crate::dial::tcp::tune;
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -36,7 +37,8 @@ pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
-        socket.set_tcp_nodelay(true)?;
+        // Of a session nobody else notices that a peer has vanished.
+        tune(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         listeners.push(socket.into());
@@ -59,4 +61,25 @@ pub fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> io::Result<Ve
                 .spawn(move || accept::run(listener, shared))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn accepted_connections_notice_a_peer_that_vanished() {
+        let listeners = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let _peer = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        let (accepted, _) = listeners[0].accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        // The kernel's own are two hours and for ever.
+        assert!(accepted.tcp_keepalive_time().unwrap().as_secs() < 120);
+        assert!(accepted.tcp_user_timeout().unwrap().is_some());
+    }
 }

@@ -25,6 +25,8 @@ const TICKET_HEADER: &str = "ringway-ticket";
 /// Serves one connection until it leaves, is refused, or becomes a leg.
 pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
     let shared = Arc::clone(&connection.shared);
+    let limits = &shared.config.limits;
+    let over_at = Instant::now() + Duration::from_millis(limits.lobby_lifetime_ms);
     if let Err(error) = connection.handshake().await {
         shared.counters.handshakes_failed.fetch_add(1, Relaxed);
         tracing::debug!(peer = %connection.peer, %error, "A TLS handshake failed");
@@ -32,10 +34,14 @@ pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
     }
     shared.counters.handshakes.fetch_add(1, Relaxed);
 
-    for _ in 0..shared.config.limits.requests_per_connection_max {
-        let head = match read_head(&mut connection).await {
+    for _ in 0..limits.requests_per_connection_max {
+        let head = match read_head(&mut connection, over_at).await {
             Ok(head) => head,
             Err(NoHead::Left) => return,
+            Err(NoHead::LifetimeOver) => {
+                shared.counters.timeouts.fetch_add(1, Relaxed);
+                return connection.close().await;
+            }
             Err(NoHead::Refused(code)) => return connection.refuse(&code.into()).await,
         };
         let outcome = match (head.method.as_str(), head.path.trim_end_matches('/')) {
@@ -69,13 +75,19 @@ enum Next {
 
 enum NoHead {
     Left,
+    LifetimeOver,
     Refused(Code),
 }
 
-async fn read_head(connection: &mut Connection) -> Result<RequestHead, NoHead> {
+/// A request that has begun to be answered is answered; the end of the
+/// connection's lifetime shows before the next one.
+async fn read_head(connection: &mut Connection, over_at: Instant) -> Result<RequestHead, NoHead> {
     let limits = connection.shared.config.limits;
     let deadline = Instant::now() + Duration::from_millis(limits.request_timeout_ms);
     loop {
+        if Instant::now() >= over_at {
+            return Err(NoHead::LifetimeOver);
+        }
         match RequestHead::parse(connection.received(), limits.head_bytes_max) {
             Ok(HeadStatus::Complete(head)) => {
                 connection.consume(head.length);
@@ -85,13 +97,14 @@ async fn read_head(connection: &mut Connection) -> Result<RequestHead, NoHead> {
             Err(code) => return Err(NoHead::Refused(code)),
         }
         let idle = connection.received().is_empty();
-        match timeout_at(deadline, connection.fill()).await {
+        match timeout_at(deadline.min(over_at), connection.fill()).await {
             Ok(Ok(())) => {}
             Ok(Err(ConnectionError::Gone)) => return Err(NoHead::Left),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %connection.peer, %error, "A connection failed");
                 return Err(NoHead::Left);
             }
+            Err(_) if over_at <= deadline => return Err(NoHead::LifetimeOver),
             // Between requests a silent connection is just over.
             Err(_) if idle && connection.shared.is_draining() => return Err(NoHead::Left),
             Err(_) => return Err(NoHead::Refused(Code::RequestTimeout)),

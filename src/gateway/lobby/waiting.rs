@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::Connection;
 use crate::core::clock::UnixMillis;
@@ -32,19 +32,25 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
     shared.teller.tell(8, Some(session), "ticket verified, broker asked");
 
     let limit = Duration::from_millis(shared.config.limits.pair_timeout_ms);
-    let deadline = sleep_until(Instant::now() + limit);
-    tokio::pin!(deadline);
+    let deadline = Instant::now() + limit;
+    let time_is_up = sleep_until(deadline);
+    tokio::pin!(time_is_up);
     let outcome = loop {
         tokio::select! {
             wake = &mut woken => break wake.unwrap_or_else(|_| {
                 Wake::Refused(Code::Internal.into())
             }),
-            () = &mut deadline => break Wake::Refused(Code::HostDidNotArrive.into()),
+            () = &mut time_is_up => break Wake::Refused(Code::HostDidNotArrive.into()),
             readable = connection.wait_readable(), if connection.has_room() => {
                 // Outside the select: a read that is under way must not be
                 // given up, or its bytes would be lost.
-                if readable.is_err() || connection.fill().await.is_err() {
+                if readable.is_err() {
                     return client_left(&shared, session);
+                }
+                match timeout_at(deadline, connection.fill()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return client_left(&shared, session),
+                    Err(_) => break Wake::Refused(Code::HostDidNotArrive.into()),
                 }
             }
         }
