@@ -22,11 +22,14 @@ impl Random {
         usize::try_from(self.next() % bound.max(1) as u64).unwrap()
     }
 
-    /// `low` to `high`, both included, small values as likely as large ones.
+    /// `low` to `high`, both included; small numbers come as often as large
+    /// ones: first a magnitude is drawn, then a number below it.
     pub fn spread(&mut self, low: usize, high: usize) -> usize {
-        let span = (high - low + 1) as f64;
-        let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
-        low + (span.powf(unit) - 1.0) as usize
+        let span = high - low + 1;
+        let magnitudes = usize::BITS - span.leading_zeros();
+        let magnitude = self.below(magnitudes as usize + 1);
+        let bound = 1_usize.checked_shl(u32::try_from(magnitude).unwrap()).unwrap_or(span);
+        low + self.below(bound.min(span))
     }
 
     pub fn chance(&mut self, percent: usize) -> bool {
