@@ -31,11 +31,13 @@ impl ScriptedHost {
         let dialer = Dialer::new(tls, DialLimits::default());
         let broker = enrolment.record.broker_url.parse().unwrap();
         let settings = ChannelSettings::new(broker, dialer.clone(), MachineRole::Agent);
-        let (channel, events) = client::spawn(settings, || AgentToBroker::Hello {
-            version: VERSION,
-            software: "scripted host".into(),
-            live: vec![],
-            capacity: 0,
+        let (channel, events) = client::spawn(settings, || {
+            vec![AgentToBroker::Hello {
+                version: VERSION,
+                software: "scripted host".into(),
+                live: vec![],
+                capacity: 0,
+            }]
         });
         let mut host = Self { channel, events, dialer };
         let welcome = host.heard().await;
