@@ -1,7 +1,7 @@
 //! How many from one place: what keeps one client from taking everybody's.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Counts whatever there is of one origin at a time, up to a limit.
 ///
@@ -59,10 +59,7 @@ impl PerAddress {
 
 fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
+        IpAddr::V6(v6) => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),
         v4 @ IpAddr::V4(_) => v4,
     }
 }

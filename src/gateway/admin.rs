@@ -81,6 +81,7 @@ impl Desk {
             started_at: shared.started_at,
             broker_connected: shared.broker_connected.load(Relaxed),
             draining: shared.is_draining(),
+            ailment: shared.ailment().map(|ailment| ailment.to_string()),
             sessions: shared.sessions(),
             waiting: lock(&shared.pairing).len() as u64,
             lobby_connections: counters.connections_now.load(Relaxed),

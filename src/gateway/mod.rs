@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod control;
+pub mod health;
 pub mod lobby;
 pub mod relay;
 pub mod shared;
@@ -21,10 +22,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use self::admin::Desk;
 use self::control::{Parts, Question};
+use self::health::Ailment;
 use self::relay::ring::RingSettings;
 use self::relay::{Command, Events, RelayWorker, WorkerSettings};
 use self::shared::{Phase, Shared};
@@ -45,6 +47,10 @@ const QUESTIONS_MAX: usize = 64;
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// What the lobby may take to tell the clients that still wait.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How often the threads are looked after.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// What an orderly end may take when a thread has failed.
+const FAILING_MAX: Duration = Duration::from_secs(20);
 /// What delivering the last bytes may take beyond its own limit.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
@@ -93,11 +99,13 @@ impl Gateway {
             phase_changes: changes,
             phase,
         };
+        // First, because it may fail: whatever was started until then ends
+        // when the parts are dropped.
+        let lobby = lobby::start(listeners, &shared)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let control = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(control::run(parts)))?;
-        let lobby = lobby::start(listeners, &shared)?;
         tracing::info!(gateway = %shared.id, %address, url = shared.config.url, "Gateway started");
         Ok(Self { address, shared, questions, phase_changes, lobby, control })
     }
@@ -119,6 +127,32 @@ impl Gateway {
         Desk::new(Arc::clone(&self.shared), self.questions.clone())
     }
 
+    /// Whether all threads do their work.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.ailment().is_none()
+    }
+
+    /// What keeps this gateway from working, if anything does. It does not get
+    /// well again: shut it down and start another.
+    #[must_use]
+    pub fn ailment(&self) -> Option<Ailment> {
+        if self.control.is_finished() {
+            return Some(Ailment::ControlEnded);
+        }
+        self.shared.ailment()
+    }
+
+    /// Resolves when something keeps this gateway from working.
+    async fn falls_ill(&self) -> Ailment {
+        loop {
+            if let Some(ailment) = self.ailment() {
+                return ailment;
+            }
+            sleep(HEALTH_INTERVAL).await;
+        }
+    }
+
     /// Ends in good order: no new legs from now on; live sessions, and clients
     /// whose host is on its way, go on for `grace`; what is left ends with one
     /// reason, and all threads are joined.
@@ -132,11 +166,8 @@ impl Gateway {
         }
         for worker in &shared.workers {
             // A full queue drains within a turn of the worker.
-            while worker.tell(Command::Stop(CloseReason::GatewayShutdown)).is_err()
-                && !worker.is_finished()
-            {
-                sleep(DRAIN_POLL).await;
-            }
+            let stop = || worker.tell(Command::Stop(CloseReason::GatewayShutdown)).is_ok();
+            wait_at_most(STOP_MARGIN, || worker.is_finished() || stop()).await;
         }
         let limit = Duration::from_millis(shared.config.limits.drain_output_ms) + STOP_MARGIN;
         wait_at_most(limit, || shared.workers.iter().all(RelayWorker::is_finished)).await;
@@ -240,7 +271,7 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     );
     let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let admin_path = config.admin_socket();
         let gateway = Gateway::start(config, None)?;
         println!("listening on {}", gateway.address());
@@ -252,10 +283,28 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
             async move { desk.answer(request).await }
         }));
         let desk = gateway.desk();
-        service::run_until_stopped(async || drop(desk.ask(Question::CloseReasons).await)).await?;
+        // The watchdog is fed while the control thread answers.
+        let alive = async || {
+            if desk.ask(Question::CloseReasons).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let ailment = tokio::select! {
+            stopped = service::run_until_stopped(alive) => stopped.map(|()| None)?,
+            ailment = gateway.falls_ill() => Some(ailment),
+        };
         admin.abort();
         let _ = std::fs::remove_file(&admin_path);
-        gateway.shutdown(grace).await;
-        Ok(ExitCode::SUCCESS)
-    })
+        let Some(ailment) = ailment else {
+            gateway.shutdown(grace).await;
+            return Ok(ExitCode::SUCCESS);
+        };
+        tracing::error!(%ailment, "The gateway cannot go on; its sessions end");
+        // A thread that hangs may keep this from ending: then it ends here.
+        let _ = timeout(FAILING_MAX, gateway.shutdown(Duration::ZERO)).await;
+        Ok(ExitCode::FAILURE)
+    });
+    // Waits for no thread that does not end.
+    runtime.shutdown_background();
+    outcome
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::health::{Ailment, Health};
 use super::relay::{Leg, RelayWorker, SessionCounters, least_loaded};
 use crate::config::gateway::GatewayConfig;
 use crate::core::clock::UnixMillis;
@@ -139,6 +140,7 @@ pub struct Shared {
     pub broker_connected: AtomicBool,
     /// Other gateways that a round trip is known to.
     pub gateways_measured: AtomicUsize,
+    pub health: Health,
     pub counters: LobbyCounters,
     pub lobby_by_address: Mutex<PerAddress>,
     pub teller: Teller,
@@ -178,6 +180,7 @@ impl Shared {
             phase,
             broker_connected: AtomicBool::new(false),
             gateways_measured: AtomicUsize::new(0),
+            health: Health::default(),
             counters: LobbyCounters::default(),
             lobby_by_address: Mutex::new(here),
             teller: Teller::new("gateway", timeline),
@@ -189,6 +192,23 @@ impl Shared {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.phase.borrow() != Phase::Running
+    }
+
+    /// What keeps this gateway from working, if anything does. Threads that
+    /// end because the gateway stops are well.
+    #[must_use]
+    pub fn ailment(&self) -> Option<Ailment> {
+        if *self.phase.borrow() == Phase::Stopped {
+            return None;
+        }
+        if let Some(worker) = self.workers.iter().position(RelayWorker::is_finished) {
+            return Some(Ailment::WorkerEnded { worker });
+        }
+        if let Some(worker) = self.health.stuck_worker() {
+            return Some(Ailment::WorkerStuck { worker });
+        }
+        let lobby_threads = usize::from(self.config.threads.lobby_threads.max(1));
+        (self.health.lobby_alive() < lobby_threads).then_some(Ailment::LobbyEnded)
     }
 
     #[must_use]

@@ -127,6 +127,9 @@ pub struct GatewayStatusView {
     pub started_at: UnixMillis,
     pub broker_connected: bool,
     pub draining: bool,
+    /// What keeps it from working; absent when nothing does.
+    #[serde(default)]
+    pub ailment: Option<String>,
     pub sessions: u64,
     pub waiting: u64,
     /// Connections that are not relayed: handshake, request, waiting.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use ringway::core::codes::Code;
 use ringway::core::tickets::Role;
+use ringway::gateway::health::Ailment;
+use ringway::gateway::relay::Command;
 use ringway::gateway::shared::lock;
+use ringway::observe::close_reason::CloseReason;
+use ringway::wire::admin::{AdminRequest, AdminResponse};
 use ringway::wire::channel::GatewayToBroker;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -106,6 +110,30 @@ async fn a_stopping_gateway_takes_nobody_in_and_lets_live_sessions_finish() {
     }
     assert_eq!(world.broker.goodbye().await, Code::GatewayDraining);
     TcpStream::connect(address).await.unwrap_err();
+}
+
+/// What a worker that fails does: it is gone while everything else goes on.
+#[tokio::test]
+async fn a_worker_that_ends_unasked_is_noticed_and_gets_no_sessions() {
+    let world = World::start_with(|config| config.threads.relay_workers = 2).await;
+    let gateway = world.gateway.gateway();
+    assert!(gateway.is_healthy());
+    let first = &world.gateway.shared().workers[0];
+    first.tell(Command::Stop(CloseReason::GatewayFault)).unwrap();
+    until("it is noticed", || !gateway.is_healthy()).await;
+    assert_eq!(gateway.ailment(), Some(Ailment::WorkerEnded { worker: 0 }));
+
+    // It has the fewest sessions, and gets none.
+    let mut pairs = [world.pair().await, world.pair().await];
+    for pair in &mut pairs {
+        pair.assert_alive().await;
+        assert_eq!(lock(&world.gateway.shared().live)[&pair.session].worker, 1);
+    }
+    let AdminResponse::GatewayStatus(status) = gateway.desk().answer(AdminRequest::Status).await
+    else {
+        panic!("no status")
+    };
+    assert_eq!(status.ailment.as_deref(), Some("relay worker 0 has ended"));
 }
 
 #[tokio::test]

@@ -161,6 +161,7 @@ fn gateway_status(status: &GatewayStatusView) -> String {
         ("up for", age(status.started_at)),
         ("broker", if status.broker_connected { "connected" } else { "AWAY" }.into()),
         ("state", if status.draining { "draining" } else { "ready" }.into()),
+        ("health", status.ailment.clone().unwrap_or_else(|| "good".into())),
         ("sessions", format!("{} on {} workers", status.sessions, status.workers.len())),
         ("waiting", status.waiting.to_string()),
         ("in the lobby", status.lobby_connections.to_string()),

@@ -115,8 +115,11 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
             Some(request) = parts.requests.recv() => control.on_request(request),
             Some(event) = from_broker.recv() => match event {
                 ChannelEvent::Message(message) => {
+                    let is_table = matches!(message, BrokerToGateway::Gateways { .. });
                     control.on_broker(message);
-                    probes.follow(control.table.entries(), &shared.id);
+                    if is_table {
+                        probes.follow(control.table.entries(), &shared.id);
+                    }
                 }
                 ChannelEvent::Up => {
                     shared.broker_connected.store(true, Relaxed);
@@ -260,6 +263,7 @@ impl Control {
 
     fn on_tick(&mut self) {
         self.pending.expire(&self.shared, Instant::now());
+        self.shared.health.look(self.shared.workers.iter().map(|w| w.stats.enters.load(Relaxed)));
         if self.shared.broker_connected.load(Relaxed) {
             self.report_load();
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crossbeam::channel::Sender;
 use tokio_uring::buf::fixed::FixedBufPool;
 
 use super::connection::{BUFFER_BYTES, Connection};
@@ -21,7 +22,9 @@ const BUFFERS: usize = 64;
 /// that nobody's connection attempt times out over it.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
-pub fn run(listener: TcpListener, shared: Arc<Shared>) {
+/// Says once over `ready` whether it can work, and then works.
+pub fn run(listener: TcpListener, shared: Arc<Shared>, ready: &Sender<io::Result<()>>) {
+    let _alive = shared.health.lobby_enters();
     let mut ring = tokio_uring::uring_builder();
     // A lobby thread is the only one to use its ring, and wants completions
     // when it looks for them, not as interrupts.
@@ -31,12 +34,11 @@ pub fn run(listener: TcpListener, shared: Arc<Shared>) {
             std::iter::repeat_with(|| Vec::with_capacity(BUFFER_BYTES)).take(BUFFERS),
         );
         if let Err(error) = buffers.register() {
-            tracing::error!(
-                %error,
-                "Could not register the lobby's buffers; raise LimitMEMLOCK= of the unit"
-            );
+            let advice = "cannot register the lobby's buffers, raise LimitMEMLOCK= of the unit";
+            let _ = ready.send(Err(io::Error::new(error.kind(), format!("{advice}: {error}"))));
             return;
         }
+        let _ = ready.send(Ok(()));
         accept_until_stopped(listener, &shared, &buffers).await;
     });
 }

@@ -14,6 +14,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crossbeam::channel::bounded;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::shared::Shared;
@@ -46,19 +47,25 @@ pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Starts one thread per listener. They end when the phase becomes `Stopped`.
+/// Starts one thread per listener and waits until each can work. They end when
+/// the phase becomes `Stopped`, or nobody is left to change it.
 ///
 /// # Errors
-/// When a thread cannot be started.
+/// When a thread cannot be started, or its ring or buffers cannot be made.
 pub fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     listeners
         .into_iter()
         .enumerate()
         .map(|(index, listener)| {
             let shared = Arc::clone(shared);
-            std::thread::Builder::new()
+            let (ready, is_ready) = bounded(1);
+            let thread = std::thread::Builder::new()
                 .name(format!("lobby-{index}"))
-                .spawn(move || accept::run(listener, shared))
+                .spawn(move || accept::run(listener, shared, &ready))?;
+            match is_ready.recv() {
+                Ok(outcome) => outcome.map(|()| thread),
+                Err(_) => Err(io::Error::other("a lobby thread ended at once: no io_uring?")),
+            }
         })
         .collect()
 }

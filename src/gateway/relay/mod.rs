@@ -189,8 +189,18 @@ impl RelayWorker {
     }
 }
 
-/// The worker with the fewest sessions.
+impl Drop for RelayWorker {
+    /// Nobody is left to tell it anything: a gateway that could not start, or
+    /// one that stopped, when this says nothing new.
+    fn drop(&mut self) {
+        let _ = self.tell(Command::Stop(CloseReason::GatewayShutdown));
+    }
+}
+
+/// The worker with the fewest sessions among those that live: one that has
+/// ended has fewest of all.
 #[must_use]
 pub fn least_loaded(workers: &[RelayWorker]) -> Option<&RelayWorker> {
-    workers.iter().min_by_key(|worker| worker.stats.sessions.load(Ordering::Relaxed))
+    let living = workers.iter().filter(|worker| !worker.is_finished());
+    living.min_by_key(|worker| worker.stats.sessions.load(Ordering::Relaxed))
 }
