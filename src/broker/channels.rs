@@ -19,6 +19,7 @@ use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::dial::endpoint::is_origin;
 use crate::tls::listener::Peer;
 use crate::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker, MESSAGE_LENGTH_MAX,
@@ -278,13 +279,9 @@ fn close_unexpected<Out>(outbox: &Outbox<Out>, said_something: bool) {
     outbox.close(Refusal::with_detail(code, detail));
 }
 
-/// `https://host:port`: where clients and hosts are sent.
+/// Where clients and hosts are sent.
 fn is_gateway_url(url: &str) -> bool {
-    url.len() <= URL_BYTES_MAX
-        && url.strip_prefix("https://").is_some_and(|rest| {
-            !rest.is_empty()
-                && rest.chars().all(|c| c.is_ascii_alphanumeric() || "._-:[]".contains(c))
-        })
+    url.len() <= URL_BYTES_MAX && is_origin(url)
 }
 
 fn log_end(machine: &str, end: Result<PumpEnd, tokio::task::JoinError>) {
