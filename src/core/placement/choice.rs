@@ -1,0 +1,74 @@
+//! Which host of a pool, and how many places one user may hold.
+
+use std::collections::HashSet;
+
+use super::{FillOrder, Freed, Host, HostTable, Phase, PoolRules, Wish, limit};
+use crate::core::codes::Code;
+use crate::core::ids::HostId;
+
+impl HostTable {
+    pub(super) fn choose(&self, wish: &Wish, rules: PoolRules, now: u64) -> Result<HostId, Code> {
+        let mut here =
+            self.hosts.iter().filter(|(_, host)| host.pool == wish.pool && host.connected);
+        if here.clone().next().is_none() {
+            return Err(Code::NoHostAvailable);
+        }
+        let has_room = |host: &Host| !host.stopping && host.sessions < limit(host, rules);
+        let is_paused = |host: &Host| now < host.paused_until;
+        let own: HashSet<&HostId> = self
+            .slots
+            .values()
+            .filter(|slot| slot.user.as_deref() == Some(wish.user.as_str()))
+            .filter_map(|slot| slot.host.as_ref().map(|name| (name, slot.phase)))
+            .filter(|(name, phase)| {
+                // A desktop that is live is worth a try; a mere place is not.
+                *phase == Phase::Live || !self.hosts.get(name).is_some_and(is_paused)
+            })
+            .map(|(name, _)| name)
+            .collect();
+        if let Some((name, _)) =
+            here.clone().find(|(name, host)| own.contains(name) && has_room(host))
+        {
+            return Ok(name.clone());
+        }
+        if here.all(|(_, host)| host.draining || host.stopping) {
+            return Err(Code::HostDraining);
+        }
+        let open = self.hosts.iter().filter(|(_, host)| {
+            host.pool == wish.pool && host.connected && !host.draining && has_room(host)
+        });
+        let chosen = open.min_by_key(|(name, host)| {
+            let paused_until = if is_paused(host) { host.paused_until } else { 0 };
+            let filled = match rules.fill_order {
+                FillOrder::BreadthFirst => i64::from(host.sessions),
+                FillOrder::DepthFirst => -i64::from(host.sessions),
+            };
+            (paused_until, filled, *name)
+        });
+        chosen.map(|(name, _)| name.clone()).ok_or(Code::PoolFull)
+    }
+
+    /// Before [`reserve`](Self::reserve): a user who holds as many places as
+    /// they may for sessions that are not live gives the oldest one back that
+    /// no client has come for. So nobody can take every place.
+    ///
+    /// # Errors
+    /// [`Code::TooManyPlaces`] when hosts are on their way to all of them.
+    pub fn make_way(&mut self, user: &str) -> Result<Option<Freed>, Code> {
+        let pending = || {
+            self.slots
+                .iter()
+                .filter(|(_, slot)| slot.phase != Phase::Live && slot.user.as_deref() == Some(user))
+        };
+        if pending().count() < self.rules.reservations_per_user_max {
+            return Ok(None);
+        }
+        let (session, _) = pending()
+            .filter(|(_, slot)| slot.phase == Phase::Reserved)
+            .min_by_key(|(session, slot)| (slot.deadline, **session))
+            .ok_or(Code::TooManyPlaces)?;
+        let session = *session;
+        let slot = self.remove(session).ok_or(Code::Internal)?;
+        Ok(Some(Freed { session, slot, code: Code::ReservationExpired }))
+    }
+}
