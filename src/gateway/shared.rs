@@ -165,13 +165,14 @@ impl Shared {
             waiting_max: config.limits.waiting_max as usize,
             waiting_per_address_max: config.limits.waiting_per_address_max,
         };
+        let started_at = UnixMillis::now();
         let here = PerAddress::new(config.limits.lobby_connections_per_address_max);
         let shared = Self {
             id,
             config,
             tls: Arc::new(tls),
             tickets: RwLock::default(),
-            used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX)),
+            used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX, started_at)),
             pairing: Mutex::new(PairingTable::new(limits)),
             joining: Arc::default(),
             live: Mutex::default(),
@@ -184,7 +185,7 @@ impl Shared {
             counters: LobbyCounters::default(),
             lobby_by_address: Mutex::new(here),
             teller: Teller::new("gateway", timeline),
-            started_at: UnixMillis::now(),
+            started_at,
         };
         (Arc::new(shared), receiver)
     }
