@@ -136,6 +136,8 @@ pub struct Shared {
     pub live: Mutex<HashMap<SessionId, LiveEntry>>,
     pub workers: Vec<RelayWorker>,
     pub requests: mpsc::Sender<Request>,
+    /// Began while that queue was full; the control thread looks once a second.
+    pub began_unsaid: Mutex<Vec<SessionId>>,
     pub phase: watch::Receiver<Phase>,
     pub broker_connected: AtomicBool,
     /// Other gateways that a round trip is known to.
@@ -178,6 +180,7 @@ impl Shared {
             live: Mutex::default(),
             workers,
             requests,
+            began_unsaid: Mutex::default(),
             phase,
             broker_connected: AtomicBool::new(false),
             gateways_measured: AtomicUsize::new(0),
