@@ -25,6 +25,7 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
 use crate::dial::endpoint::EndpointError;
 use crate::dial::{Dialer, Endpoint};
+use crate::observe::service;
 use crate::observe::timeline::{Teller, Timeline};
 use crate::tls::identity::{self, PemError};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, VERSION};
@@ -46,17 +47,9 @@ pub fn run(config: &Path) -> anyhow::Result<ExitCode> {
     config.check(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let agent = Agent::start(&config, Arc::new(tcp_target(&config)?), None)?;
-        // Without systemd there is nobody to tell, and that is fine.
-        let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = feed_watchdog(&agent) => {}
-        }
-        let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        service::run_until_stopped(async || agent.answers().await).await?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             () = agent.shutdown() => {}
             // Asked twice: at once.
@@ -74,20 +67,6 @@ fn tcp_target(config: &AgentConfig) -> Result<TcpTarget, AgentError> {
     let (host, port) =
         config.target_parts().ok_or_else(|| AgentError::Target(config.target.clone()))?;
     Ok(TcpTarget::new(host, port, config.limits.target_timeout_ms))
-}
-
-/// Tells systemd that the agent's task answers, twice per watchdog period; is
-/// silent, and never returns, when it does not, or when nobody watches.
-async fn feed_watchdog(agent: &Agent) {
-    let Some(period) = sd_notify::watchdog_enabled() else {
-        return std::future::pending().await;
-    };
-    loop {
-        if matches!(timeout(period / 2, agent.answers()).await, Ok(true)) {
-            let _nobody = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-        }
-        tokio::time::sleep(period / 2).await;
-    }
 }
 
 /// Why an agent cannot start.
@@ -197,10 +176,13 @@ impl Agent {
         }
     }
 
-    /// Whether the agent's task still does its work.
-    async fn answers(&self) -> bool {
+    /// Returns once the agent's task has shown that it does its work; never
+    /// when it does not any more.
+    async fn answers(&self) {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Request::Answer(answer)).await.is_ok() && answered.await.is_ok()
+        if self.requests.send(Request::Answer(answer)).await.is_err() || answered.await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 

@@ -2,20 +2,37 @@
 
 use tokio::sync::oneshot;
 
+use super::enroll::NewToken;
 use super::orchestrate::Command;
 use super::store::StoreError;
 use super::{Shared, enroll};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{HostId, PoolId};
-use crate::wire::admin::{AdminRequest, AdminResponse, StatusView, TokenListing, TokenView};
+use crate::wire::admin::{
+    AdminRequest, AdminResponse, BrokerRequest, StatusView, TokenListing, TokenView,
+};
 use crate::wire::enroll::MachineRole;
 
 /// A token that lives longer is a password.
 const TOKEN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
-pub async fn answer(shared: &Shared, request: AdminRequest) -> AdminResponse {
+pub async fn answer(shared: &Shared, request: BrokerRequest) -> AdminResponse {
     let answered = match request {
+        BrokerRequest::Revoke { role, name, undo } => revoke(shared, role, name, undo).await,
+        BrokerRequest::Common(request) => answer_common(shared, request).await,
+    };
+    answered.unwrap_or_else(|error| {
+        tracing::error!(%error, "The database failed");
+        AdminResponse::Refused { refusal: Refusal::with_detail(Code::Internal, error) }
+    })
+}
+
+async fn answer_common(
+    shared: &Shared,
+    request: AdminRequest,
+) -> Result<AdminResponse, StoreError> {
+    match request {
         AdminRequest::Status => Ok(AdminResponse::Status(status(shared).await)),
         AdminRequest::Hosts => {
             Ok(AdminResponse::Hosts { hosts: shared.core.snapshot().await.hosts })
@@ -35,18 +52,14 @@ pub async fn answer(shared: &Shared, request: AdminRequest) -> AdminResponse {
             })
         }
         AdminRequest::Drain { host, undo } => drain(shared, host, !undo).await,
-        AdminRequest::CreateToken { role, pool, ttl_ms, uses } => {
-            create_token(shared, role, pool, ttl_ms, uses).await
+        AdminRequest::CreateToken { role, pool, ttl_ms, uses, server_names } => {
+            create_token(shared, NewToken { role, pool, ttl_ms, uses, server_names }).await
         }
         AdminRequest::Tokens => tokens(shared).await,
         AdminRequest::Histograms => Ok(AdminResponse::Invalid {
             problem: "ask a gateway: the broker relays nothing".into(),
         }),
-    };
-    answered.unwrap_or_else(|error| {
-        tracing::error!(%error, "The database failed");
-        AdminResponse::Refused { refusal: Refusal::with_detail(Code::Internal, error) }
-    })
+    }
 }
 
 async fn status(shared: &Shared) -> StatusView {
@@ -76,22 +89,38 @@ async fn drain(shared: &Shared, host: HostId, draining: bool) -> Result<AdminRes
     Ok(AdminResponse::Done)
 }
 
-async fn create_token(
+async fn revoke(
     shared: &Shared,
     role: MachineRole,
-    pool: Option<PoolId>,
-    ttl_ms: u64,
-    uses: u32,
+    name: String,
+    undo: bool,
 ) -> Result<AdminResponse, StoreError> {
-    if let Some(problem) = token_problem(shared, role, pool.as_ref(), ttl_ms, uses) {
+    let now = UnixMillis::now();
+    if undo {
+        if shared.store.forget(role, name.clone(), now).await? {
+            tracing::info!(role = role.as_str(), %name, "A revoked machine may enrol again");
+            return Ok(AdminResponse::Done);
+        }
+    } else if shared.store.revoke(role, name.clone(), now).await? {
+        tracing::warn!(role = role.as_str(), %name, "Revoked a machine");
+        let why = Refusal::with_detail(Code::MachineUnknown, "revoked");
+        shared.core.send(Command::Expel { role, name, why }).await;
+        return Ok(AdminResponse::Done);
+    }
+    let state = if undo { "revoked" } else { "enrolled" };
+    let problem = format!("no {} of that name is {state}", role.as_str());
+    Ok(AdminResponse::Invalid { problem })
+}
+
+async fn create_token(shared: &Shared, new: NewToken) -> Result<AdminResponse, StoreError> {
+    if let Some(problem) = token_problem(shared, &new) {
         return Ok(AdminResponse::Invalid { problem });
     }
     let now = UnixMillis::now();
-    let pin = shared.authority.pin();
-    let token =
-        enroll::create_token(&shared.store, &pin, role, pool.clone(), ttl_ms, uses, now).await?;
+    let NewToken { role, pool, ttl_ms, uses, .. } = new.clone();
+    let token = enroll::create_token(&shared.store, shared.authority.pin(), new, now).await?;
     Ok(AdminResponse::Token(TokenView {
-        token: token.to_string(),
+        token: token.text().expose().to_owned(),
         role,
         pool,
         expires_at: now.plus_ms(ttl_ms),
@@ -100,15 +129,16 @@ async fn create_token(
     }))
 }
 
-pub(super) fn token_problem(
-    shared: &Shared,
-    role: MachineRole,
-    pool: Option<&PoolId>,
-    ttl_ms: u64,
-    uses: u32,
-) -> Option<String> {
+pub(super) fn token_problem(shared: &Shared, new: &NewToken) -> Option<String> {
+    let NewToken { role, pool, ttl_ms, uses, server_names } = new;
     let declared =
         |pool: &PoolId| shared.config.pools.iter().any(|declared| declared.name == *pool);
+    if *role == MachineRole::Agent && !server_names.is_empty() {
+        return Some("only a gateway serves under names: --role gateway".into());
+    }
+    if let Err(problem) = enroll::check_server_names(server_names) {
+        return Some(problem);
+    }
     match (role, pool) {
         (MachineRole::Agent, None) => return Some("a session host needs a pool: --pool".into()),
         (MachineRole::Gateway, Some(_)) => return Some("a gateway is in no pool".into()),
@@ -117,10 +147,10 @@ pub(super) fn token_problem(
         }
         _ => {}
     }
-    if ttl_ms == 0 || ttl_ms > TOKEN_TTL_MS_MAX {
+    if *ttl_ms == 0 || *ttl_ms > TOKEN_TTL_MS_MAX {
         return Some("a token lives up to 30 days: --ttl 1h".into());
     }
-    (uses == 0).then(|| "a token needs at least one use: --uses 1".into())
+    (*uses == 0).then(|| "a token needs at least one use: --uses 1".into())
 }
 
 async fn tokens(shared: &Shared) -> Result<AdminResponse, StoreError> {
@@ -131,6 +161,7 @@ async fn tokens(shared: &Shared) -> Result<AdminResponse, StoreError> {
         pool: token.pool,
         expires_at: token.expires_at,
         uses_left: token.uses_left,
+        server_names: token.server_names,
     });
     Ok(AdminResponse::Tokens { tokens: listing.collect() })
 }

@@ -14,8 +14,9 @@ use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::state_dir::{StateDir, StateError};
+use crate::config::state_dir::{StateDir, StateError};
 use crate::core::clock::UnixMillis;
+use crate::tls::pinned_ca::CaPin;
 use crate::wire::enroll::MachineRole;
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -117,13 +118,10 @@ impl Authority {
         &self.certificate
     }
 
-    /// The first 32 hexadecimal digits of the SHA-256 of the CA certificate:
-    /// what an enrolment token pins.
+    /// What an enrolment token pins.
     #[must_use]
-    pub fn pin(&self) -> String {
-        let mut pin = hex::encode(digest::digest(&digest::SHA256, &self.certificate));
-        pin.truncate(32);
-        pin
+    pub fn pin(&self) -> CaPin {
+        CaPin::of(&self.certificate)
     }
 
     /// Trust in the machines that were enrolled here.

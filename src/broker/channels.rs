@@ -18,7 +18,8 @@ use super::store::Machine;
 use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use crate::core::codes::{Code, Refusal};
-use crate::core::ids::{GatewayId, HostId, PoolId};
+use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::dial::endpoint::is_origin;
 use crate::tls::listener::Peer;
 use crate::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker, MESSAGE_LENGTH_MAX,
@@ -30,6 +31,9 @@ use crate::wire::enroll::MachineRole;
 const INBOUND_QUEUE_MAX: usize = 64;
 /// Placements of one gateway whose tokens are being judged.
 const JUDGING_MAX: usize = 256;
+/// Sessions that one gateway may say it relays.
+const LIVE_SESSIONS_MAX: usize = 1_000_000;
+const SOFTWARE_CHARS_MAX: usize = 64;
 /// A gateway's URL.
 const URL_BYTES_MAX: usize = 300;
 
@@ -40,9 +44,9 @@ pub async fn agent(
 ) -> Result<Response, Refused> {
     let machine = authorise(&shared, &peer, MachineRole::Agent).await?;
     let host: HostId = machine.name.parse().map_err(|_| Code::MachineUnknown)?;
-    let pool = machine.pool.ok_or(Code::MachineUnknown)?;
+    let pool = machine.pool.clone().ok_or(Code::MachineUnknown)?;
     let upgrade = limited(upgrade)?;
-    Ok(upgrade.on_upgrade(move |socket| run_agent(shared, socket, host, pool)))
+    Ok(upgrade.on_upgrade(move |socket| run_agent(shared, socket, machine, host, pool)))
 }
 
 pub async fn gateway(
@@ -53,7 +57,7 @@ pub async fn gateway(
     let machine = authorise(&shared, &peer, MachineRole::Gateway).await?;
     let gateway: GatewayId = machine.name.parse().map_err(|_| Code::MachineUnknown)?;
     let upgrade = limited(upgrade)?;
-    Ok(upgrade.on_upgrade(move |socket| run_gateway(shared, socket, gateway)))
+    Ok(upgrade.on_upgrade(move |socket| run_gateway(shared, socket, machine, gateway)))
 }
 
 /// The certificate (TLS has verified that it is from our CA) must be for this
@@ -93,21 +97,28 @@ fn limited(
     Ok(upgrade.max_message_size(MESSAGE_LENGTH_MAX).max_frame_size(MESSAGE_LENGTH_MAX))
 }
 
-async fn run_agent(shared: Arc<Shared>, socket: WebSocket, host: HostId, pool: PoolId) {
+async fn run_agent(
+    shared: Arc<Shared>,
+    socket: WebSocket,
+    machine: Machine,
+    host: HostId,
+    pool: PoolId,
+) {
     let (outbox, mut inbound, channel, pump) = start_pump(&shared, socket);
     match first(&shared, &mut inbound).await {
         Some(AgentToBroker::Hello { version, software, live, capacity }) => {
             if let Some(outbox) = accept_version::<BrokerToAgent>(outbox, version) {
-                tracing::info!(%host, %software, "A session host said hello");
+                tracing::info!(%host, software = named(&software), "A session host said hello");
                 let hello = Command::AgentConnected {
                     host: host.clone(),
                     pool,
                     channel,
-                    outbox,
+                    outbox: outbox.clone(),
                     capacity,
                     live,
                 };
                 shared.core.send(hello).await;
+                close_if_expelled(&shared, &machine, &outbox).await;
                 while let Some(message) = inbound.recv().await {
                     let command = Command::FromAgent { host: host.clone(), channel, message };
                     shared.core.send(command).await;
@@ -120,14 +131,14 @@ async fn run_agent(shared: Arc<Shared>, socket: WebSocket, host: HostId, pool: P
     log_end(host.as_str(), pump.await);
 }
 
-async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, gateway: GatewayId) {
+async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, machine: Machine, gateway: GatewayId) {
     let (outbox, mut inbound, channel, pump) = start_pump(&shared, socket);
     match first(&shared, &mut inbound).await {
-        Some(GatewayToBroker::Hello { version, software, url, capacity, live, more: _ }) => {
-            if !is_gateway_url(&url) {
+        Some(GatewayToBroker::Hello { version, software, url, capacity, mut live, more }) => {
+            if !is_gateway_url(&url) || !all_live(&shared, &mut inbound, &mut live, more).await {
                 close_unexpected(&outbox, true);
             } else if let Some(outbox) = accept_version::<BrokerToGateway>(outbox, version) {
-                tracing::info!(%gateway, %software, %url, "A gateway said hello");
+                tracing::info!(%gateway, software = named(&software), %url, "A gateway said hello");
                 let hello = Command::GatewayConnected {
                     gateway: gateway.clone(),
                     channel,
@@ -137,6 +148,7 @@ async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, gateway: GatewayId)
                     live,
                 };
                 shared.core.send(hello).await;
+                close_if_expelled(&shared, &machine, &outbox).await;
                 let judging = Arc::new(Semaphore::new(JUDGING_MAX));
                 while let Some(message) = inbound.recv().await {
                     if let GatewayToBroker::Place(place) = message {
@@ -212,6 +224,29 @@ async fn first<In>(shared: &Shared, inbound: &mut mpsc::Receiver<In>) -> Option<
     timeout(patience, inbound.recv()).await.ok().flatten()
 }
 
+/// The rest of a long hello. Until all of it is here nobody knows which
+/// sessions are over. `false` when it does not come as it should.
+async fn all_live(
+    shared: &Shared,
+    inbound: &mut mpsc::Receiver<GatewayToBroker>,
+    live: &mut Vec<SessionId>,
+    mut more: bool,
+) -> bool {
+    while more {
+        let Some(GatewayToBroker::AlsoLive { live: part, more: still_more }) =
+            first(shared, inbound).await
+        else {
+            return false;
+        };
+        if part.is_empty() || live.len().saturating_add(part.len()) > LIVE_SESSIONS_MAX {
+            return false;
+        }
+        live.extend(part);
+        more = still_more;
+    }
+    true
+}
+
 fn accept_version<Out>(outbox: Outbox<Out>, version: u16) -> Option<Outbox<Out>> {
     if version == VERSION {
         return Some(outbox);
@@ -219,6 +254,20 @@ fn accept_version<Out>(outbox: Outbox<Out>, version: u16) -> Option<Outbox<Out>>
     let detail = format!("the machine speaks version {version}, the broker {VERSION}");
     outbox.close(Refusal::with_detail(Code::ProtocolVersion, detail));
     None
+}
+
+/// Revoked or enrolled again while its channel was being opened: whoever did
+/// that found no channel to close.
+async fn close_if_expelled<Out>(shared: &Shared, machine: &Machine, outbox: &Outbox<Out>) {
+    let now = shared.store.machine(machine.role, machine.name.clone()).await;
+    if !now.is_ok_and(|now| now.as_ref() == Some(machine)) {
+        outbox.close(Refusal::with_detail(Code::MachineUnknown, "not enrolled any more"));
+    }
+}
+
+/// What a machine calls its program, for the log.
+fn named(software: &str) -> String {
+    software.chars().filter(|c| !c.is_control()).take(SOFTWARE_CHARS_MAX).collect()
 }
 
 fn close_unexpected<Out>(outbox: &Outbox<Out>, said_something: bool) {
@@ -230,13 +279,9 @@ fn close_unexpected<Out>(outbox: &Outbox<Out>, said_something: bool) {
     outbox.close(Refusal::with_detail(code, detail));
 }
 
-/// `https://host:port`: where clients and hosts are sent.
+/// Where clients and hosts are sent.
 fn is_gateway_url(url: &str) -> bool {
-    url.len() <= URL_BYTES_MAX
-        && url.strip_prefix("https://").is_some_and(|rest| {
-            !rest.is_empty()
-                && rest.chars().all(|c| c.is_ascii_alphanumeric() || "._-:[]".contains(c))
-        })
+    url.len() <= URL_BYTES_MAX && is_origin(url)
 }
 
 fn log_end(machine: &str, end: Result<PumpEnd, tokio::task::JoinError>) {

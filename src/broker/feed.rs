@@ -16,6 +16,7 @@ use crate::config::broker::Resource;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
 use crate::wire::feed::{Discovery, Feed, FeedResource, ResourceKind};
+use crate::wire::http_head::bearer_token;
 use crate::wire::rdp_file::RdpFile;
 
 /// `GET /api/feed/discovery` (step 1).
@@ -89,7 +90,10 @@ pub async fn rdp_file(
 
 /// Steps 3 and 4.
 async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<User, Refusal> {
-    let bearer = bearer(headers).ok_or_else(|| Refusal::new(Code::TokenMissing))?;
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| bearer_token(value.to_str().ok()?))
+        .ok_or_else(|| Refusal::new(Code::TokenMissing))?;
     shared.teller.tell(3, None, "token received");
     let user = shared.identity.judge(bearer).await.inspect_err(|refusal| {
         tracing::warn!(step = 4, %refusal, "Refused a token");
@@ -97,13 +101,6 @@ async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<User, Refu
     tracing::info!(step = 4, user = %user.name, "Validated a token");
     shared.teller.tell(4, None, format!("{} signed in", user.name));
     Ok(user)
-}
-
-/// The token of `Authorization: Bearer …` (RFC 6750 2.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// `host:port` that .rdp files name.

@@ -14,7 +14,6 @@ pub mod http;
 pub mod identity;
 pub mod orchestrate;
 pub mod place;
-pub mod state_dir;
 pub mod store;
 pub mod token;
 
@@ -38,6 +37,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::config::broker::BrokerConfig;
+use crate::config::state_dir::StateDir;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
 use crate::core::ids::{HostId, PoolId, SessionId};
@@ -52,7 +52,6 @@ use crate::wire::enroll::MachineRole;
 use crate::wire::rdp_signature::Signer;
 use ca::Authority;
 use identity::Judge;
-use state_dir::StateDir;
 use store::Store;
 
 const DATABASE_FILE: &str = "broker.sqlite3";
@@ -181,13 +180,13 @@ impl Broker {
         uses: u32,
     ) -> anyhow::Result<Zeroizing<String>> {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        if let Some(problem) = admin::token_problem(&self.shared, role, pool.as_ref(), ttl_ms, uses)
-        {
+        let new = enroll::NewToken { role, pool, ttl_ms, uses, server_names: Vec::new() };
+        if let Some(problem) = admin::token_problem(&self.shared, &new) {
             anyhow::bail!(problem);
         }
-        let pin = self.shared.authority.pin();
-        let now = UnixMillis::now();
-        Ok(enroll::create_token(&self.shared.store, &pin, role, pool, ttl_ms, uses, now).await?)
+        let (pin, now) = (self.shared.authority.pin(), UnixMillis::now());
+        let token = enroll::create_token(&self.shared.store, pin, new, now).await?;
+        Ok(Zeroizing::new(token.text().expose().to_owned()))
     }
 
     /// Hosts, gateways and sessions at this moment.

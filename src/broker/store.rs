@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, Transaction, params};
 
 use crate::core::clock::UnixMillis;
-use crate::core::codes::Code;
+use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{HostId, PoolId};
 use crate::wire::enroll::MachineRole;
 
 /// Each entry lifts the schema by one version. Never change one that was
 /// released: add another.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_server_names.sql")];
 
 /// How long a statement waits for another process (a backup) to let go.
 const BUSY_TIMEOUT_MS: u64 = 5_000;
@@ -35,7 +36,7 @@ pub enum StoreError {
     Stopped,
     /// The caller's request was refused; nothing was changed.
     #[error("{0}")]
-    Refused(Code),
+    Refused(Refusal),
 }
 
 /// A machine that was enrolled.
@@ -57,6 +58,8 @@ pub struct EnrolToken {
     pub pool: Option<PoolId>,
     pub expires_at: UnixMillis,
     pub uses_left: u32,
+    /// Names that a gateway of this token may serve under.
+    pub server_names: Vec<String>,
 }
 
 /// The database. Cheap to clone.
@@ -106,19 +109,22 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.call(move |db| {
             db.execute(
-                "INSERT INTO enrol_tokens (hash, role, pool, created_at, expires_at, uses_left)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO enrol_tokens
+                   (hash, role, pool, created_at, expires_at, uses_left, server_names)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     token.hash,
                     token.role.as_str(),
                     token.pool.as_ref().map(PoolId::as_str),
                     to_sql(now),
                     to_sql(token.expires_at),
-                    token.uses_left
+                    token.uses_left,
+                    serde_json::Value::from(token.server_names.clone()).to_string(),
                 ],
             )?;
             let pool = token.pool.as_ref().map_or("-", PoolId::as_str);
-            audit(db, now, "enrol_token_created", pool, token.role.as_str())
+            let detail = with_names(token.role, &token.server_names);
+            audit(db, now, "enrol_token_created", pool, &detail)
         })
         .await
     }
@@ -130,7 +136,7 @@ impl Store {
     pub async fn enrol_tokens(&self, now: UnixMillis) -> Result<Vec<EnrolToken>, StoreError> {
         self.call(move |db| {
             let mut query = db.prepare(
-                "SELECT hash, role, pool, expires_at, uses_left FROM enrol_tokens
+                "SELECT hash, role, pool, expires_at, uses_left, server_names FROM enrol_tokens
                  WHERE expires_at > ?1 AND uses_left > 0 ORDER BY expires_at",
             )?;
             let mut rows = query.query([to_sql(now)])?;
@@ -156,21 +162,28 @@ impl Store {
         self.call(move |db| find_token(db, &hash, role, now)).await
     }
 
-    /// Uses a token once and records the machine. A machine of the same name
-    /// and role is replaced: that is how a reinstalled one comes back.
+    /// Uses a token once and records the machine. The key of a machine of the
+    /// same name, role and pool is replaced: that is how a reinstalled one
+    /// comes back. A token does not move a machine to another pool, nor bring
+    /// back one that was revoked: that is the operator's to allow.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] with one of the `enrol_token_*` codes.
+    /// [`StoreError::Refused`] with one of the `enrol_token_*` codes, or what
+    /// speaks against this machine.
     pub async fn enrol(
         &self,
         token_hash: Vec<u8>,
         role: MachineRole,
         name: String,
         key_sha256: Vec<u8>,
+        server_names: Vec<String>,
         now: UnixMillis,
     ) -> Result<Option<PoolId>, StoreError> {
         self.call(move |db| {
             let token = find_token(db, &token_hash, role, now)?;
+            if let Some(known) = find_machine(db, role, &name)? {
+                may_enrol_again(&known, token.pool.as_ref())?;
+            }
             db.execute(
                 "UPDATE enrol_tokens SET uses_left = uses_left - 1 WHERE hash = ?1",
                 [&token_hash],
@@ -178,9 +191,8 @@ impl Store {
             db.execute(
                 "INSERT INTO machines (role, name, pool, key_sha256, enrolled_at, revoked_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, NULL)
-                 ON CONFLICT (role, name) DO UPDATE SET pool = excluded.pool,
-                   key_sha256 = excluded.key_sha256, enrolled_at = excluded.enrolled_at,
-                   revoked_at = NULL",
+                 ON CONFLICT (role, name) DO UPDATE SET
+                   key_sha256 = excluded.key_sha256, enrolled_at = excluded.enrolled_at",
                 params![
                     role.as_str(),
                     name,
@@ -189,7 +201,7 @@ impl Store {
                     to_sql(now)
                 ],
             )?;
-            audit(db, now, "enrolled", &name, role.as_str())?;
+            audit(db, now, "enrolled", &name, &with_names(role, &server_names))?;
             Ok(token.pool)
         })
         .await
@@ -202,13 +214,7 @@ impl Store {
         role: MachineRole,
         name: String,
     ) -> Result<Option<Machine>, StoreError> {
-        self.call(move |db| {
-            let mut query =
-                db.prepare(&format!("{SELECT_MACHINES} WHERE role = ?1 AND name = ?2"))?;
-            let mut rows = query.query(params![role.as_str(), name])?;
-            rows.next()?.map(read_machine).transpose()
-        })
-        .await
+        self.call(move |db| find_machine(db, role, &name)).await
     }
 
     /// # Errors
@@ -239,10 +245,38 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.call(move |db| {
             let changed = db.execute(
-                "UPDATE machines SET revoked_at = ?3 WHERE role = ?1 AND name = ?2",
+                "UPDATE machines SET revoked_at = COALESCE(revoked_at, ?3)
+                 WHERE role = ?1 AND name = ?2",
                 params![role.as_str(), name, to_sql(now)],
             )?;
-            audit(db, now, "revoked", &name, role.as_str())?;
+            if changed > 0 {
+                audit(db, now, "revoked", &name, role.as_str())?;
+            }
+            Ok(changed > 0)
+        })
+        .await
+    }
+
+    /// Forgets a machine that was revoked: another may enrol under its name,
+    /// in any pool. Its old key stays void. `false` when no such machine is
+    /// revoked.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget(
+        &self,
+        role: MachineRole,
+        name: String,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        self.call(move |db| {
+            let changed = db.execute(
+                "DELETE FROM machines WHERE role = ?1 AND name = ?2 AND revoked_at IS NOT NULL",
+                params![role.as_str(), name],
+            )?;
+            if changed > 0 {
+                audit(db, now, "forgotten", &name, role.as_str())?;
+            }
             Ok(changed > 0)
         })
         .await
@@ -310,22 +344,51 @@ fn find_token(
     now: UnixMillis,
 ) -> Result<EnrolToken, StoreError> {
     let mut query = db.prepare(
-        "SELECT hash, role, pool, expires_at, uses_left FROM enrol_tokens WHERE hash = ?1",
+        "SELECT hash, role, pool, expires_at, uses_left, server_names FROM enrol_tokens
+         WHERE hash = ?1",
     )?;
     let mut rows = query.query([hash])?;
     let Some(row) = rows.next()? else {
-        return Err(StoreError::Refused(Code::EnrolTokenInvalid));
+        return Err(StoreError::Refused(Code::EnrolTokenInvalid.into()));
     };
     let token = read_token(row)?;
     if token.role != role {
-        Err(StoreError::Refused(Code::EnrolTokenInvalid))
+        Err(StoreError::Refused(Code::EnrolTokenInvalid.into()))
     } else if token.expires_at <= now {
-        Err(StoreError::Refused(Code::EnrolTokenExpired))
+        Err(StoreError::Refused(Code::EnrolTokenExpired.into()))
     } else if token.uses_left == 0 {
-        Err(StoreError::Refused(Code::EnrolTokenUsedUp))
+        Err(StoreError::Refused(Code::EnrolTokenUsedUp.into()))
     } else {
         Ok(token)
     }
+}
+
+fn find_machine(
+    db: &Transaction<'_>,
+    role: MachineRole,
+    name: &str,
+) -> Result<Option<Machine>, StoreError> {
+    let mut query = db.prepare(&format!("{SELECT_MACHINES} WHERE role = ?1 AND name = ?2"))?;
+    let mut rows = query.query(params![role.as_str(), name])?;
+    rows.next()?.map(read_machine).transpose()
+}
+
+fn may_enrol_again(known: &Machine, pool: Option<&PoolId>) -> Result<(), StoreError> {
+    let (role, name) = (known.role.as_str(), &known.name);
+    let refused = |code, detail| Err(StoreError::Refused(Refusal::with_detail(code, detail)));
+    if known.revoked {
+        let detail =
+            format!("it was revoked; on the broker: ringway ctl revoke {role} {name} --undo");
+        return refused(Code::MachineUnknown, detail);
+    }
+    if known.pool.as_ref() != pool {
+        let detail = format!(
+            "{name} is enrolled in another pool than the token's; choose another --name, or \
+             revoke it on the broker and undo that: ringway ctl revoke {role} {name}"
+        );
+        return refused(Code::EnrolRequestInvalid, detail);
+    }
+    Ok(())
 }
 
 fn audit(
@@ -349,6 +412,7 @@ fn read_token(row: &rusqlite::Row<'_>) -> Result<EnrolToken, StoreError> {
         pool: row.get::<_, Option<String>>(2)?.map(parse).transpose()?,
         expires_at: from_sql(row.get(3)?),
         uses_left: row.get(4)?,
+        server_names: parse_names(row.get(5)?)?,
     })
 }
 
@@ -365,6 +429,19 @@ fn read_machine(row: &rusqlite::Row<'_>) -> Result<Machine, StoreError> {
 
 fn parse<T: TryFrom<String>>(text: String) -> Result<T, StoreError> {
     T::try_from(text.clone()).map_err(|_| StoreError::Content(text))
+}
+
+fn parse_names(text: String) -> Result<Vec<String>, StoreError> {
+    serde_json::from_str(&text).map_err(|_| StoreError::Content(text))
+}
+
+fn with_names(role: MachineRole, server_names: &[String]) -> String {
+    let mut detail = role.as_str().to_owned();
+    for name in server_names {
+        detail.push(' ');
+        detail.push_str(name);
+    }
+    detail
 }
 
 fn parse_role(text: String) -> Result<MachineRole, StoreError> {

@@ -144,6 +144,16 @@ impl World {
         role: MachineRole,
         name: &str,
     ) -> Result<Credentials, Code> {
+        self.redeem_for(token, role, name, &[]).await
+    }
+
+    pub(super) async fn redeem_for(
+        &self,
+        token: &str,
+        role: MachineRole,
+        name: &str,
+        server_names: &[&str],
+    ) -> Result<Credentials, Code> {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec![]).unwrap();
         let request = EnrolRequest {
@@ -151,7 +161,7 @@ impl World {
             role,
             name: name.into(),
             csr_pem: params.serialize_request(&key).unwrap().pem().unwrap(),
-            server_names: vec![],
+            server_names: server_names.iter().map(|name| (*name).to_owned()).collect(),
         };
         let response = self.http().post(self.url("/enroll")).json(&request).send().await.unwrap();
         if !response.status().is_success() {
@@ -277,6 +287,20 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
+    /// The DNS names in its certificate.
+    pub(super) fn server_names(&self) -> Vec<String> {
+        use x509_cert::der::Decode as _;
+        use x509_cert::ext::pkix::{SubjectAltName, name::GeneralName};
+        let (chain, _) = self.read();
+        let leaf = x509_cert::Certificate::from_der(&chain[0]).unwrap();
+        let (_, names) = leaf.tbs_certificate.get::<SubjectAltName>().unwrap().unwrap();
+        let dns = names.0.into_iter().filter_map(|name| match name {
+            GeneralName::DnsName(name) => Some(name.to_string()),
+            _ => None,
+        });
+        dns.collect()
+    }
+
     fn read(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = CertificateDer::pem_slice_iter(self.chain_pem.as_bytes());
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap();

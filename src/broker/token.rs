@@ -29,6 +29,10 @@ pub struct CreateArgs {
     /// How many machines it enrols
     #[arg(long, default_value_t = 1)]
     pub uses: u32,
+    /// DNS name or address under which gateways of this token serve, for their
+    /// certificates; may be repeated
+    #[arg(long, value_name = "DNS")]
+    pub server_name: Vec<String>,
     #[command(flatten)]
     pub socket: SocketArgs,
 }
@@ -67,8 +71,9 @@ impl SocketArgs {
 /// When the broker does not answer, or refuses.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     let (request, socket) = match command {
-        Command::Create(CreateArgs { pool, role, ttl, uses, socket }) => {
-            (AdminRequest::CreateToken { role, pool, ttl_ms: ttl, uses }, socket)
+        Command::Create(CreateArgs { pool, role, ttl, uses, server_name, socket }) => {
+            let server_names = server_name;
+            (AdminRequest::CreateToken { role, pool, ttl_ms: ttl, uses, server_names }, socket)
         }
         Command::List(socket) => (AdminRequest::Tokens, socket),
     };

@@ -254,7 +254,9 @@ where
                 }
             }
             Ok(Envelope::Answer { seq }) => heartbeat.on_answer(seq, now()),
-            Ok(Envelope::Goodbye { refusal }) => return PumpEnd::PeerSaidGoodbye(refusal),
+            Ok(Envelope::Goodbye { refusal }) => {
+                return PumpEnd::PeerSaidGoodbye(refusal.curbed());
+            }
             Ok(Envelope::Body { body }) => {
                 let patience = Duration::from_millis(rules.inbound_timeout_ms);
                 match inbound.send_timeout(body, patience).await {

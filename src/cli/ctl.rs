@@ -10,9 +10,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 use crate::core::ids::{HostId, SessionId};
-use crate::wire::admin::{AdminRequest, AdminResponse, LINE_LENGTH_MAX};
+use crate::wire::admin::{AdminRequest, AdminResponse, BrokerRequest, LINE_LENGTH_MAX};
+use crate::wire::enroll::MachineRole;
 
 /// Where the packaged broker has its socket.
 pub const DEFAULT_SOCKET: &str = "/var/lib/ringway/broker/admin.sock";
@@ -44,6 +46,15 @@ pub enum Ask {
     Explain { session: SessionId },
     /// Percentiles of the latency that a gateway's relay adds
     Histograms,
+    /// Take a machine's right to connect away and close its channel; sessions
+    /// that run go on
+    Revoke {
+        role: MachineRole,
+        name: String,
+        /// Let a machine enrol under that name again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Take no new users on a session host
     Drain {
         host: HostId,
@@ -57,6 +68,9 @@ pub enum Ask {
 /// When the socket does not answer, or answers no.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let request = match args.ask {
+        Ask::Revoke { role, name, undo } => {
+            return tell(&args.socket, args.json, &BrokerRequest::Revoke { role, name, undo });
+        }
         Ask::Status => AdminRequest::Status,
         Ask::Hosts => AdminRequest::Hosts,
         Ask::Gateways => AdminRequest::Gateways,
@@ -65,8 +79,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ask::Histograms => AdminRequest::Histograms,
         Ask::Drain { host, undo } => AdminRequest::Drain { host, undo },
     };
-    let response = ask(&args.socket, &request)?;
-    if args.json {
+    tell(&args.socket, args.json, &request)
+}
+
+fn tell(socket: &Path, as_json: bool, request: &impl Serialize) -> anyhow::Result<ExitCode> {
+    let response = ask(socket, request)?;
+    if as_json {
         println!("{}", serde_json::to_string(&response)?);
     } else {
         print!("{}", tables::render(&response));
@@ -79,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// When the socket does not answer in time, or answers no.
-pub fn ask(socket: &Path, request: &AdminRequest) -> anyhow::Result<AdminResponse> {
+pub fn ask(socket: &Path, request: &impl Serialize) -> anyhow::Result<AdminResponse> {
     let mut stream = UnixStream::connect(socket).with_context(|| {
         format!(
             "cannot reach {} (is the broker or gateway running, and are you its user or root? --socket names another)",

@@ -8,7 +8,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::core::clock::UnixMillis;
-use crate::tls::identity::read_chain;
+use crate::tls::identity::{SYSTEM_ROOTS_FILE, read_chain};
 use crate::wire::rdp_file::{FILE_BYTES_MAX, RdpFile};
 use crate::wire::rdp_signature::{self, SignatureError, Signer, Verified};
 
@@ -43,7 +43,7 @@ pub struct VerifyArgs {
     /// The .rdp file
     pub file: PathBuf,
     /// Certificates to trust: of issuers, or of signers themselves
-    #[arg(long, value_name = "PEM", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    #[arg(long, value_name = "PEM", default_value = SYSTEM_ROOTS_FILE)]
     pub ca: PathBuf,
     /// Print one JSON object
     #[arg(long)]

@@ -33,6 +33,11 @@ pub struct BrokerConfig {
     pub state_dir: PathBuf,
     /// Default: `admin.sock` in the state directory.
     pub admin_socket: Option<PathBuf>,
+    /// Whoever enrols a gateway chooses its server names, the broker's own and
+    /// those of other gateways included. Default: only names that
+    /// `ringway token create --server-name` bound to the token.
+    #[serde(default)]
+    pub allow_any_server_name: bool,
     /// A certificate of one's own instead of one from the broker's CA.
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
@@ -76,7 +81,8 @@ pub struct Identity {
     pub ca_file: Option<PathBuf>,
     /// Signature algorithms that are accepted.
     pub algorithms: Vec<String>,
-    /// Claim that names the user.
+    /// Claim that names the user. Default: `sub`, which an issuer never gives
+    /// to another user; most others can change hands.
     pub user_claim: Option<String>,
     /// Claim that lists the groups.
     pub groups_claim: Option<String>,

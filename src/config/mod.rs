@@ -7,11 +7,13 @@
 pub mod agent;
 pub mod broker;
 pub mod gateway;
+pub mod state_dir;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// A configuration file.
 #[derive(Debug, Deserialize)]
@@ -78,12 +80,22 @@ pub fn read(path: &Path) -> Result<File, ConfigError> {
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Say whether a file can be used, and where it cannot
-    Check { file: PathBuf },
+    Check {
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let Command::Check { file } = command;
-    match read(&file).and_then(|content| content.check(&file)) {
+    let Command::Check { file, json } = command;
+    let outcome = read(&file).and_then(|content| content.check(&file));
+    if json {
+        println!("{}", as_json(&file, &outcome));
+        return Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(3) });
+    }
+    match outcome {
         Ok(roles) => {
             println!("{}: ok ({})", file.display(), roles.join(", "));
             Ok(ExitCode::SUCCESS)
@@ -92,5 +104,45 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             eprintln!("{error}");
             Ok(ExitCode::from(3))
         }
+    }
+}
+
+fn as_json(file: &Path, outcome: &Result<Vec<&'static str>, ConfigError>) -> Value {
+    match outcome {
+        Ok(roles) => json!({ "file": file, "valid": true, "roles": roles }),
+        Err(error) => {
+            let key = match error {
+                ConfigError::Value { key, .. } => Some(*key),
+                _ => None,
+            };
+            json!({ "file": file, "valid": false, "key": key, "error": error.to_string() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_the_key() {
+        let file = Path::new("broker.toml");
+        let of = |text: &str| {
+            let content: File = toml::from_str(text).unwrap();
+            as_json(file, &content.check(file))
+        };
+        let broker = |extra: &str| {
+            format!(
+                "[broker]\nlisten = '[::]:1'\npublic_url = 'https://b'\nstate_dir = '/s'\n{extra}"
+            )
+        };
+        let right = of(&broker("server_names = ['b']"));
+        assert_eq!(right, json!({ "file": "broker.toml", "valid": true, "roles": ["broker"] }));
+        let wrong = of(&broker(""));
+        assert_eq!(
+            (&wrong["valid"], &wrong["key"]),
+            (&json!(false), &json!("broker.server_names"))
+        );
+        assert!(wrong["error"].as_str().unwrap().contains("list the host names"));
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use super::local_peer;
 use super::session::{ConnectError, SessionOpener, SessionSettings};
 use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, SessionId};
@@ -36,6 +37,9 @@ pub struct ConnectorSettings {
     /// Accept connections from other machines too: whoever reaches the port is
     /// connected as this user.
     pub allow_remote: bool,
+    /// Accept connections from other users of this machine: they are connected
+    /// as this user.
+    pub allow_other_users: bool,
     /// Further local connections wait until a session ends.
     pub sessions_max: usize,
     pub pipe: PipeLimits,
@@ -52,6 +56,7 @@ impl ConnectorSettings {
             session,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             allow_remote: false,
+            allow_other_users: false,
             sessions_max: 64,
             pipe: PipeLimits::default(),
             on_event: None,
@@ -136,8 +141,14 @@ impl Connector {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopping) = watch::channel(false);
-        let offer =
-            Arc::new(Offer { opener, pipe: settings.pipe, on_event: settings.on_event, stopping });
+        let offer = Arc::new(Offer {
+            opener,
+            pipe: settings.pipe,
+            on_event: settings.on_event,
+            // Whoever may come from elsewhere may come from here.
+            own_user_only: !settings.allow_remote && !settings.allow_other_users,
+            stopping,
+        });
         let task = tokio::spawn(accept(listener, offer, settings.sessions_max.max(1)));
         Ok(Self { address, stop, task })
     }
@@ -165,6 +176,7 @@ struct Offer {
     opener: SessionOpener,
     pipe: PipeLimits,
     on_event: Option<OnEvent>,
+    own_user_only: bool,
     stopping: watch::Receiver<bool>,
 }
 
@@ -203,6 +215,9 @@ async fn accept(listener: TcpListener, offer: Arc<Offer>, sessions_max: usize) {
 
 impl Offer {
     async fn serve(&self, local: TcpStream) {
+        if self.own_user_only && !comes_from_own_user(&local).await {
+            return;
+        }
         if let Err(error) = tcp::tune(&local) {
             tracing::debug!(%error, "Cannot tune a local connection");
         }
@@ -258,5 +273,31 @@ impl Offer {
         let mut stopping = self.stopping.clone();
         // A connector that is gone has aborted this task.
         let _gone = stopping.wait_for(|stop| *stop).await;
+    }
+}
+
+async fn comes_from_own_user(local: &TcpStream) -> bool {
+    let (Ok(peer), Ok(address)) = (local.peer_addr(), local.local_addr()) else {
+        return false; // gone already
+    };
+    let asked = tokio::task::spawn_blocking(move || local_peer::owner(peer, address)).await;
+    let ours = rustix::process::geteuid().as_raw();
+    match asked {
+        Ok(Ok(Some(uid))) if local_peer::is_allowed(uid, ours) => true,
+        Ok(Ok(Some(uid))) => {
+            tracing::warn!(uid, "Refused another user of this machine (see --allow-other-users)");
+            false
+        }
+        Ok(Ok(None)) => {
+            tracing::debug!(%peer, "A local connection was gone at once");
+            false
+        }
+        problem => {
+            tracing::warn!(
+                ?problem,
+                "Cannot tell whose a local connection is, so it is refused (see --allow-other-users)"
+            );
+            false
+        }
     }
 }

@@ -2,13 +2,14 @@
 //! open a desktop of it ([`session`], [`connector`], steps 7 to 12).
 
 pub mod connector;
+mod local_peer;
 pub mod session;
 pub mod subscribe;
 mod token;
 pub mod trust;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::core::clock::UnixMillis;
-use crate::tls::identity::{read_chain, read_roots};
+use crate::tls::identity::{SYSTEM_ROOTS_FILE, read_chain, read_roots};
 
 pub use connector::{Connector, ConnectorError, ConnectorEvent, ConnectorSettings};
 pub use session::{ConnectError, SessionOpener, SessionSettings};
@@ -38,6 +39,10 @@ pub struct Args {
     /// Listen on an address that other machines reach; they connect as you
     #[arg(long)]
     allow_remote: bool,
+    /// Let other users of this machine connect to the port; they connect as you
+    /// [default: only your own processes, and root's]
+    #[arg(long)]
+    allow_other_users: bool,
     /// Start this client and end with it; {addr}, {host} and {port} are
     /// replaced, e.g. 'xfreerdp /v:{addr} /u:me'. Ends with the client's exit
     /// code, or 1 when there was no session
@@ -46,7 +51,8 @@ pub struct Args {
     /// Trust this CA for gateways [default: those of the public web]
     #[arg(long, value_name = "PEM")]
     ca: Option<PathBuf>,
-    /// Trust .rdp files signed by this certificate or CA [default: --ca]
+    /// Trust .rdp files signed by this certificate or CA [default: --ca, or
+    /// what this system trusts]
     #[arg(long, value_name = "PEM")]
     trust_signer: Option<PathBuf>,
     /// Use the file without a look at its signature
@@ -64,10 +70,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let trust = match (&args.trust_signer, &args.ca) {
+    let trust = match args.trust_signer.as_deref().or(args.ca.as_deref()) {
         _ if args.allow_unsigned => Trust::Anyone,
-        (Some(path), _) | (None, Some(path)) => Trust::Signers(read_chain(path)?),
-        (None, None) => Trust::Signers(Vec::new()),
+        Some(path) => Trust::Signers(read_chain(path)?),
+        // A system without the file trusts nobody, and the error says so.
+        None => Trust::Signers(read_chain(Path::new(SYSTEM_ROOTS_FILE)).unwrap_or_default()),
     };
     let (file, signer) = read_trusted(&args.file, &trust, UnixMillis::now())
         .map_err(|error| anyhow::anyhow!("{}", error.to_refusal()))?;
@@ -79,6 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = ConnectorSettings {
         listen: args.listen,
         allow_remote: args.allow_remote,
+        allow_other_users: args.allow_other_users,
         sessions_max: if args.once { 1 } else { args.sessions_max },
         on_event: Some(Arc::new(move |event| {
             let _printer_is_gone = heard.send(event.clone());

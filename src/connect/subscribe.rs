@@ -2,9 +2,7 @@
 //! feed and stored as `.rdp` files (steps 1, 3, 5 and 6).
 
 use std::collections::HashSet;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rustls::RootCertStore;
@@ -13,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::token::TokenArgs;
+use crate::config::state_dir::write_whole;
 use crate::core::clock::UnixMillis;
 use crate::core::ids::ResourceId;
 use crate::core::secret::Secret;
@@ -196,7 +195,8 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     let mut files = Vec::new();
     for (resource, bytes, signer) in fetched {
         let path = settings.out.join(file_name(&resource, &mut names));
-        store(&settings.out, &path, &bytes)
+        std::fs::create_dir_all(&settings.out)
+            .and_then(|()| write_whole(&path, &bytes, None))
             .map_err(|error| SubscribeError::Store { path: path.clone(), error })?;
         let FeedResource { id, title, kind, .. } = resource;
         files.push(StoredFile { id, title: printable(&title), kind, path, signer });
@@ -249,21 +249,6 @@ fn file_name(resource: &FeedResource, taken: &mut HashSet<String>) -> String {
 /// Texts of the broker's, without what would move a terminal's cursor.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// The file is there whole or not at all.
-fn store(out: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    std::fs::create_dir_all(out)?;
-    let half_written = path.with_extension("rdp.new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&half_written)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&half_written, path)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Subscriptions against a fake feed: what is stored and what is refused.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::AsyncWriteExt as _;

@@ -187,6 +187,22 @@ impl Refusal {
     }
 }
 
+/// How much of another machine's words is kept and logged.
+const DETAIL_CHARS_MAX: usize = 300;
+
+impl Refusal {
+    /// What another machine said, fit for logs and people: not longer than a
+    /// few lines, nothing that a terminal would obey.
+    #[must_use]
+    pub fn curbed(self) -> Self {
+        let curb = |detail: String| {
+            let chars = detail.chars().take(DETAIL_CHARS_MAX);
+            chars.map(|c| if c.is_control() { ' ' } else { c }).collect()
+        };
+        Self { detail: self.detail.map(curb), ..self }
+    }
+}
+
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
         Self::new(code)
@@ -205,6 +221,14 @@ mod tests {
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
         let names: HashSet<_> = Code::ALL.iter().map(|f| f.name).collect();
         assert_eq!(names.len(), Code::ALL.len());
+    }
+
+    #[test]
+    fn the_words_of_others_are_curbed() {
+        let refusal = Refusal::with_detail(Code::HostRefused, "a\x1b[2Jb\n".repeat(1_000));
+        let detail = refusal.curbed().detail.unwrap();
+        assert_eq!(detail.chars().count(), 300);
+        assert!(detail.starts_with("a [2Jb a") && !detail.contains(char::is_control));
     }
 
     #[test]

@@ -75,6 +75,8 @@ impl Tour {
                 audience: Some(CLIENT_ID.to_owned()),
                 client_id: Some(CLIENT_ID.to_owned()),
                 ca_file: Some(scratch_ca.clone()),
+                // A name to read; this issuer gives it to nobody else.
+                user_claim: Some("preferred_username".to_owned()),
                 ..Identity::default()
             },
             sessions_per_host_max: 64,

@@ -297,6 +297,7 @@ fn broker_config(
         public_url = "https://{HOST}:{port}"
         server_names = ["{HOST}"]
         state_dir = {state_dir:?}
+        allow_any_server_name = true
         workspace = "demo"
         pools = [{{ name = "{POOL}", sessions_per_host_max = {max} }}]
         resources = [{{ id = "{DESKTOP}", title = "Demo Desktop", pool = "{POOL}", users = ["*"] }}]

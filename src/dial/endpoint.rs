@@ -86,6 +86,15 @@ impl FromStr for Endpoint {
     }
 }
 
+/// Whether a text is `https://host[:port]` and nothing else, so that a path can
+/// be put behind it.
+#[must_use]
+pub fn is_origin(text: &str) -> bool {
+    let is_plain =
+        |rest: &str| rest.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
+    text.strip_prefix("https://").is_some_and(is_plain) && text.parse::<Endpoint>().is_ok()
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}", self.authority())
@@ -97,6 +106,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_origin_has_nothing_behind_it() {
+        for good in ["https://gw.example", "https://gw.example:443", "https://[::1]:8443"] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "",
+            "https://",
+            "http://gw.example",
+            "https://gw.example/",
+            "https://gw.example/x",
+            "https://u@gw.example",
+            "https://gw.example:0",
+            "https://gw.example:99999",
+            "https://gw example",
+            "https://:443",
+            "https://gw.example#x",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn reads_names_addresses_and_default_ports() {

@@ -2,20 +2,22 @@
 //! open; one line of JSON asks, one answers (see [`crate::wire::admin`]).
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::wire::admin::{AdminRequest, AdminResponse};
+use crate::wire::admin::AdminResponse;
 
 /// Operators at once.
 const CONNECTIONS_MAX: usize = 32;
+const NURSERY_SOCKET: &str = "s";
 const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// One request and its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,20 +34,34 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
             "another process answers on this socket; stop it or set admin_socket",
         ));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    // The state directory is 0700 already; this is for sockets elsewhere.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    // The state directory is closed to others already; this is for sockets
+    // elsewhere. Nobody reaches the socket before its mode is right, because it
+    // is made in a directory that only we may enter. Its name is short: a
+    // socket's path has 107 bytes.
+    let nursery = path.with_file_name(format!(".{}", std::process::id()));
+    // Of an earlier run that was cut off here.
+    let _ = std::fs::remove_file(nursery.join(NURSERY_SOCKET));
+    let _ = std::fs::remove_dir(&nursery);
+    std::fs::DirBuilder::new().mode(0o700).create(&nursery)?;
+    let made = bind_in(&nursery, path);
+    let _ = std::fs::remove_file(nursery.join(NURSERY_SOCKET));
+    let removed = std::fs::remove_dir(&nursery);
+    made.and_then(|listener| removed.map(|()| listener))
+}
+
+fn bind_in(nursery: &Path, path: &Path) -> io::Result<UnixListener> {
+    let newborn = nursery.join(NURSERY_SOCKET);
+    let listener = UnixListener::bind(&newborn)?;
+    std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&newborn, path)?;
     Ok(listener)
 }
 
 /// Answers until it is aborted. `answer` decides; everything else is here.
-pub async fn serve<F, Answer>(listener: UnixListener, answer: F)
+pub async fn serve<Request, F, Answer>(listener: UnixListener, answer: F)
 where
-    F: Fn(AdminRequest) -> Answer + Clone + Send + 'static,
+    Request: DeserializeOwned + Send + 'static,
+    F: Fn(Request) -> Answer + Clone + Send + 'static,
     Answer: Future<Output = AdminResponse> + Send,
 {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -71,9 +87,10 @@ where
     }
 }
 
-async fn converse<F, Answer>(stream: UnixStream, answer: F) -> io::Result<()>
+async fn converse<Request, F, Answer>(stream: UnixStream, answer: F) -> io::Result<()>
 where
-    F: Fn(AdminRequest) -> Answer,
+    Request: DeserializeOwned,
+    F: Fn(Request) -> Answer,
     Answer: Future<Output = AdminResponse>,
 {
     let (reader, mut writer) = stream.into_split();
@@ -87,4 +104,24 @@ where
     text.push('\n');
     writer.write_all(text.as_bytes()).await?;
     writer.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_ours_alone_and_replaces_only_what_is_dead() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("admin.sock");
+        let first = bind(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        let second = bind(&path).unwrap();
+        let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        let (accepted, connected) = tokio::join!(second.accept(), UnixStream::connect(&path));
+        assert!(accepted.is_ok() && connected.is_ok());
+    }
 }

@@ -6,6 +6,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+/// The CAs that this system trusts, where Debian and its kin keep them.
+pub const SYSTEM_ROOTS_FILE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Why a PEM file is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {

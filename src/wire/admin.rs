@@ -41,10 +41,29 @@ pub enum AdminRequest {
         pool: Option<PoolId>,
         ttl_ms: u64,
         uses: u32,
+        /// Names that gateways of this token may serve under.
+        #[serde(default)]
+        server_names: Vec<String>,
     },
     Tokens,
     /// Added relay latency since the start (gateways).
     Histograms,
+}
+
+/// What a broker's admin socket understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum BrokerRequest {
+    /// Take a machine's right to connect away and close its channel; or let
+    /// another one enrol under its name again.
+    Revoke {
+        role: MachineRole,
+        name: String,
+        #[serde(default)]
+        undo: bool,
+    },
+    #[serde(untagged)]
+    Common(AdminRequest),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -242,4 +261,6 @@ pub struct TokenListing {
     pub pool: Option<PoolId>,
     pub expires_at: UnixMillis,
     pub uses_left: u32,
+    #[serde(default)]
+    pub server_names: Vec<String>,
 }

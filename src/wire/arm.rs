@@ -17,7 +17,8 @@ pub struct ConnectionRequest {
     /// `loadbalanceinfo` of the .rdp file.
     #[serde(default)]
     pub load_balance_info: String,
-    /// What our connector measured, absent from stock clients.
+    /// What the client measured itself. Stock clients do not, and our connector
+    /// leaves it out until it measures (issue 4).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ringway_rtt_samples: Vec<RttSample>,
 }

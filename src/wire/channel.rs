@@ -219,7 +219,7 @@ pub struct GatewayEntry {
     pub gateway: GatewayId,
     pub url: String,
     pub connections: u32,
-    /// Placements made since the last load report.
+    /// Placed there and not in `connections` yet.
     pub in_flight: u32,
     pub capacity: u32,
     pub draining: bool,

@@ -88,8 +88,7 @@ impl RequestHead {
     /// The bearer token, if there is one.
     #[must_use]
     pub fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        bearer_token(self.header("authorization")?)
     }
 
     /// Whether the request asks to leave HTTP for `protocol` (RFC 9110 7.8).
@@ -169,6 +168,13 @@ const fn reason_phrase(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         _ => "Error",
     }
+}
+
+/// The token of `Authorization: Bearer …` (RFC 6750 2.1).
+#[must_use]
+pub fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 #[cfg(test)]

@@ -90,6 +90,34 @@ async fn step07_sessions_spread_over_gateways_that_are_equally_near() {
     stage.shutdown().await;
 }
 
+/// A gateway reports what it relays. Who was sent there and has not come, or
+/// waits there for a slow host, must count all the same.
+#[tokio::test]
+async fn step07_a_load_report_does_not_forget_who_is_on_the_way() {
+    let stage = Stage::start().await;
+    let _host = ScriptedHost::start(&stage, "host-1").await;
+    let first = stage.place("alice").await.unwrap().ringway.gateway;
+    let view = async || {
+        let gateways = stage.world.broker.snapshot().await.gateways;
+        gateways.into_iter().find(|view| view.gateway == first).unwrap()
+    };
+    assert_eq!(view().await.in_flight, 1);
+    let reported = async {
+        let mut age_ms = 0;
+        while view().await.age_ms >= age_ms {
+            age_ms = view().await.age_ms;
+            tokio::task::yield_now().await;
+        }
+    };
+    within("a load report", reported).await;
+    let after = view().await;
+    assert_eq!((after.connections, after.in_flight), (0, 1));
+    stage.until_entry_sees(1).await;
+    let second = stage.place("bob").await.unwrap().ringway.gateway;
+    assert_ne!(first, second);
+    stage.shutdown().await;
+}
+
 #[tokio::test]
 async fn step08_tickets_are_checked_without_the_broker() {
     let mut stage = Stage::start_with_host(settings(), Echo).await;

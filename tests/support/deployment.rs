@@ -193,15 +193,14 @@ fn enrol(place: &Path, broker_url: &str, role: &str, name: &str) {
     create.args(["--role", role, "--ttl", "1h", "--uses", "1", "--json"]);
     if role == "agent" {
         create.args(["--pool", POOL]);
+    } else {
+        create.args(["--server-name", "localhost"]);
     }
     let created: Value = serde_json::from_str(&run(&create)).unwrap();
     let token = created["token"].as_str().unwrap_or_else(|| panic!("no token in {created}"));
     let mut enrol = ringway();
     enrol.args(["enroll", "--broker", broker_url, "--token", token, "--role", role]);
     enrol.args(["--name", name, "--state-dir"]).arg(place.join(name));
-    if role == "gateway" {
-        enrol.args(["--server-name", "localhost"]);
-    }
     run(&enrol);
 }
 

@@ -43,6 +43,7 @@ impl Subscriber {
         settings.identity.audience = Some(CLIENT_ID.into());
         settings.identity.client_id = Some(CLIENT_ID.into());
         settings.identity.ca_file = Some(ca_file);
+        settings.identity.user_claim = Some("preferred_username".into());
         Self { stage: Stage::start_with(settings).await, issuer, ca, folder }
     }
 

@@ -131,7 +131,7 @@ fn jwt_rules(identity: &Identity, issuer: &str) -> JwtRules {
         issuer: issuer.to_owned(),
         audience: identity.audience.clone().unwrap_or_default(),
         algorithms: identity.algorithms().iter().filter_map(|name| name.parse().ok()).collect(),
-        user_claim: identity.user_claim.clone(),
+        user_claim: identity.user_claim.clone().unwrap_or_else(|| "sub".into()),
         groups_claim: identity.groups_claim.clone().unwrap_or_else(|| "groups".into()),
         leeway_s: identity.leeway_s.unwrap_or(LEEWAY_S),
     }

@@ -5,10 +5,12 @@ use tokio::time::Instant;
 use super::{AgentChannel, ChannelNumber, Core, GatewayChannel, TABLE_DEBOUNCE};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::core::placement::Phase;
 use crate::wire::admin::{BrokerSnapshot, GatewayView, HostView};
 use crate::wire::channel::{
     BrokerToAgent, BrokerToGateway, GatewayEntry, GatewayToBroker, VERSION,
 };
+use crate::wire::enroll::MachineRole;
 
 /// The gateways' reasons are names from a closed list.
 const CLOSE_REASON_CHARS_MAX: usize = 64;
@@ -86,12 +88,13 @@ impl Core {
             | GatewayToBroker::AlsoLive { .. }
             | GatewayToBroker::Place(_) => {}
             GatewayToBroker::Load { connections, waiting, draining } => {
+                let on_the_way = self.on_the_way_to(gateway);
                 let Some(known) = self.gateways.get_mut(gateway) else { return };
                 let changed = known.draining != draining;
                 known.connections = connections;
                 known.waiting = waiting;
                 known.draining = draining;
-                known.in_flight = 0;
+                known.in_flight = on_the_way;
                 known.reported_at = Instant::now();
                 if changed {
                     self.broadcast_gateways_soon();
@@ -118,6 +121,16 @@ impl Core {
         }
     }
 
+    /// Sessions that were placed at a gateway and that it does not relay yet:
+    /// its own count of connections lacks them.
+    fn on_the_way_to(&self, gateway: &GatewayId) -> u32 {
+        let slots = self.table.slots();
+        let on_the_way = slots.filter(|(_, slot)| {
+            slot.phase != Phase::Live && slot.gateway.as_ref() == Some(gateway)
+        });
+        u32::try_from(on_the_way.count()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn drain(&mut self, host: HostId, draining: bool) {
         tracing::info!(%host, draining, "Changed whether a host takes new users");
         self.table.set_draining(&host, draining);
@@ -125,6 +138,24 @@ impl Core {
             self.drained.insert(host);
         } else {
             self.drained.remove(&host);
+        }
+    }
+
+    /// The machine is gone at once, whether it hears of it or not.
+    pub(super) fn expel(&mut self, role: MachineRole, name: &str, why: Refusal) {
+        match role {
+            MachineRole::Agent => {
+                let Ok(host) = name.parse() else { return };
+                let Some(agent) = self.agents.get(&host) else { return };
+                agent.outbox.close(why);
+                self.agent_lost(&host, agent.channel);
+            }
+            MachineRole::Gateway => {
+                let Ok(gateway) = name.parse() else { return };
+                let Some(known) = self.gateways.get(&gateway) else { return };
+                known.outbox.close(why);
+                self.gateway_lost(&gateway, known.channel);
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::Teller;
 use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker};
+use crate::wire::enroll::MachineRole;
 use records::Records;
 
 /// How often deadlines of the table are looked at.
@@ -101,6 +102,12 @@ pub enum Command {
         host: HostId,
         draining: bool,
         done: oneshot::Sender<()>,
+    },
+    /// Close the channel of a machine that may not have one any more.
+    Expel {
+        role: MachineRole,
+        name: String,
+        why: Refusal,
     },
     Snapshot {
         answer: oneshot::Sender<BrokerSnapshot>,
@@ -178,7 +185,7 @@ struct GatewayChannel {
     waiting: u32,
     draining: bool,
     reported_at: Instant,
-    /// Placements since that report.
+    /// Placed there and not in that report's connections.
     in_flight: u32,
 }
 
@@ -302,6 +309,7 @@ impl Core {
                 self.drain(host, draining);
                 let _nobody_waits = done.send(());
             }
+            Command::Expel { role, name, why } => self.expel(role, &name, why),
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());
             }

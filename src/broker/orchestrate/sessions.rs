@@ -150,6 +150,7 @@ impl Core {
                 }
             }
             AgentToBroker::OrderRefused { session, refusal } => {
+                let refusal = refusal.curbed();
                 if self.is_at(session, host) {
                     tracing::warn!(step = 9, %session, %host, %refusal, "The host refused the order");
                     self.table.host_failed(host, self.now());
@@ -157,6 +158,7 @@ impl Core {
                 }
             }
             AgentToBroker::OrderFailed { session, refusal } => {
+                let refusal = refusal.curbed();
                 if self.is_at(session, host) {
                     tracing::warn!(step = 10, %session, %host, %refusal, "The host cannot come");
                     // Otherwise the gateway turned it away, often because the

@@ -10,7 +10,7 @@ use crate::channel::pump::PumpEnd;
 use crate::cli::ctl::ask;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
-use crate::wire::admin::{AdminRequest, AdminResponse};
+use crate::wire::admin::{AdminRequest, AdminResponse, BrokerRequest};
 use crate::wire::arm::RefusalBody;
 use crate::wire::channel::AgentToBroker;
 use crate::wire::enroll::MachineRole;
@@ -25,7 +25,7 @@ async fn enrolment_refuses_each_bad_token_with_its_code() {
     let agent = MachineRole::Agent;
     let ttl = Duration::from_secs(60);
     let token = world.broker.create_enrol_token(agent, pool.clone(), ttl, 1).await.unwrap();
-    assert!(token.ends_with(&world.broker.shared.authority.pin()));
+    assert!(token.ends_with(&world.broker.shared.authority.pin().to_string()));
     let wrong_role = world.redeem(&token, MachineRole::Gateway, "host-1").await;
     assert_eq!(wrong_role.err(), Some(Code::EnrolTokenInvalid));
     let bad_name = world.redeem(&token, agent, "Not A Name").await;
@@ -69,6 +69,68 @@ async fn channels_are_for_enrolled_machines_of_the_right_role() {
     let now = UnixMillis::now();
     assert!(store.revoke(MachineRole::Agent, "host-1".into(), now).await.unwrap());
     assert_eq!(open("/channel/agent", Some(&renewed)).await, Some(403));
+}
+
+#[tokio::test]
+async fn who_is_revoked_or_enrolled_again_elsewhere_loses_its_channel() {
+    let world = World::start("").await;
+    let socket = world.dir.path().join("admin.sock");
+    let revoke = async |role, name: &str, undo| {
+        let (socket, name) = (socket.clone(), name.to_owned());
+        let asked = move || ask(&socket, &BrokerRequest::Revoke { role, name, undo });
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    };
+    let told = |end: PumpEnd| match end {
+        PumpEnd::PeerSaidGoodbye(refusal) => refusal.code,
+        other => panic!("{other:?}"),
+    };
+    let (agent, gateway) = world.with_machines().await;
+    assert!(revoke(MachineRole::Agent, "gw-1", false).await.is_err(), "not an agent");
+    assert!(revoke(MachineRole::Agent, "host-1", true).await.is_err(), "not revoked");
+    assert_eq!(revoke(MachineRole::Agent, "host-1", false).await.unwrap(), AdminResponse::Done);
+    assert_eq!(told(agent.end.await.unwrap()), Code::MachineUnknown);
+    let now = world.broker.snapshot().await;
+    assert!(!now.hosts[0].connected && now.gateways.len() == 1, "{now:?}");
+
+    let pool = Some("pool".parse().unwrap());
+    let ttl = Duration::from_secs(60);
+    let token = world.broker.create_enrol_token(MachineRole::Agent, pool, ttl, 1).await.unwrap();
+    let refused = world.redeem(&token, MachineRole::Agent, "host-1").await;
+    assert_eq!(refused.err(), Some(Code::MachineUnknown));
+    assert_eq!(revoke(MachineRole::Agent, "host-1", true).await.unwrap(), AdminResponse::Done);
+    assert!(world.redeem(&token, MachineRole::Agent, "host-1").await.is_ok());
+
+    // A stolen token: the machine that was there notices, and so do we.
+    world.enrol(MachineRole::Gateway, "gw-1").await;
+    assert_eq!(told(gateway.end.await.unwrap()), Code::MachineUnknown);
+    assert!(world.broker.snapshot().await.gateways.is_empty());
+}
+
+#[tokio::test]
+async fn a_gateway_serves_only_under_names_that_its_token_is_for() {
+    let world = World::start("").await;
+    let role = MachineRole::Gateway;
+    let socket = world.dir.path().join("admin.sock");
+    let create = |names: &[&str]| {
+        let server_names = names.iter().map(|name| (*name).to_owned()).collect();
+        let new =
+            AdminRequest::CreateToken { role, pool: None, ttl_ms: 60_000, uses: 9, server_names };
+        let socket = socket.clone();
+        tokio::task::spawn_blocking(move || match ask(&socket, &new).unwrap() {
+            AdminResponse::Token(token) => token.token,
+            other => panic!("{other:?}"),
+        })
+    };
+    let (bare, bound) = (create(&[]).await.unwrap(), create(&["gw.example"]).await.unwrap());
+    let redeem = async |token: &str, names: &[&str]| {
+        let redeemed = world.redeem_for(token, role, "gw-1", names).await;
+        redeemed.map(|credentials| credentials.server_names())
+    };
+    assert_eq!(redeem(&bare, &[]).await, Ok(vec![]));
+    assert_eq!(redeem(&bare, &["localhost"]).await, Err(Code::EnrolRequestInvalid));
+    assert_eq!(redeem(&bound, &["localhost"]).await, Err(Code::EnrolRequestInvalid));
+    assert_eq!(redeem(&bound, &["gw.example"]).await, Ok(vec!["gw.example".to_owned()]));
+    assert_eq!(redeem(&bound, &[]).await, Ok(vec!["gw.example".to_owned()]));
 }
 
 #[tokio::test]
@@ -252,6 +314,7 @@ async fn the_admin_socket_answers_and_drains_for_good() {
         pool: pool.map(|pool| pool.parse().unwrap()),
         ttl_ms: 60_000,
         uses: 1,
+        server_names: vec![],
     };
     let answer = ask(create(MachineRole::Gateway, None)).await.unwrap();
     let AdminResponse::Token(token) = answer else { panic!() };

@@ -14,9 +14,9 @@ use super::super::ca::Authority;
 use super::super::identity::Judge;
 use super::super::identity::issuer::IssuerKeys;
 use super::super::identity::jwt::tests::{IssuerKey, claims};
-use super::super::state_dir::StateDir;
 use super::super::testing::TemporaryDir;
 use crate::config::broker::{Identity, Limits};
+use crate::config::state_dir::StateDir;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
 use crate::tls::listener::{Peer, TlsListener};
@@ -108,7 +108,11 @@ async fn keys_are_fetched_once_and_a_stranger_cannot_make_us_ask_again() {
     let issuer = Issuer::start(vec![of_another_kind, jwk(&key)]).await;
     let judge = issuer.judge();
     for _ in 0..3 {
-        assert_eq!(judge.judge(&issuer.token(&key)).await.unwrap().name, "ann");
+        assert_eq!(
+            judge.judge(&issuer.token(&key)).await.unwrap().name,
+            "17",
+            "sub is the default"
+        );
     }
     for _ in 0..5 {
         let refusal = judge.judge(&issuer.token(&stranger)).await.unwrap_err();

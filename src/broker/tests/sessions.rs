@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::super::testing::{World, session};
+use super::super::testing::{FakeGateway, World, session};
+use crate::channel::pump::PumpEnd;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::GatewayId;
 use crate::core::placement::Phase;
 use crate::core::tickets::{Role, TicketVerifier};
-use crate::wire::channel::{AgentToBroker, BrokerToGateway, GatewayToBroker};
+use crate::wire::channel::{AgentToBroker, BrokerToGateway, GatewayToBroker, VERSION};
 use crate::wire::enroll::MachineRole;
 
 #[tokio::test]
@@ -205,8 +206,10 @@ async fn fifty_at_once_get_exactly_the_places_there_are() {
     let now = world.broker.snapshot().await;
     assert_eq!(now.hosts.iter().map(|host| host.sessions).collect::<Vec<_>>(), [5, 5]);
     assert_eq!(now.gateways[0].in_flight, 10);
-    gateway.outbox.post(GatewayToBroker::Load { connections: 10, waiting: 0, draining: true });
-    world.until("reported", |now| now.gateways[0].in_flight == 0).await;
+    gateway.outbox.post(GatewayToBroker::Load { connections: 0, waiting: 0, draining: true });
+    world.until("reported", |now| now.gateways[0].draining).await;
+    // None of them is relayed yet, and the report does not make them vanish.
+    assert_eq!(world.broker.snapshot().await.gateways[0].in_flight, 10);
     gateway.ask_for(60, "desktop", super::super::testing::TOKEN);
     assert_eq!(gateway.place_refused().await, Code::GatewayDraining);
 }
@@ -251,6 +254,48 @@ async fn a_gateway_that_returns_says_what_is_left() {
     let _again = world.gateway(&credentials, &[session(2)]).await;
     world.until("reconciled", |now| now.hosts[0].sessions == 1).await;
     assert_eq!(world.broker.snapshot().await.sessions[0].session, session(2));
+}
+
+#[tokio::test]
+async fn a_long_hello_is_reconciled_once_it_is_whole() {
+    let world = World::start("").await;
+    let host = world.enrol(MachineRole::Agent, "host-1").await;
+    let credentials = world.enrol(MachineRole::Gateway, "gw-1").await;
+    let all: Vec<_> = (1..=6).map(session).collect();
+    let first = world.gateway(&credentials, &all).await;
+    let _agent = world.agent(&host, &all).await;
+    world.until("counted", |now| now.hosts[0].sessions == 6).await;
+    first.die().await;
+
+    let mut again: FakeGateway =
+        world.channel("/channel/gateway", Some(&credentials)).await.unwrap();
+    again.outbox.post(GatewayToBroker::Hello {
+        version: VERSION,
+        software: "fake".into(),
+        url: "https://gw.example:443".into(),
+        capacity: 1_000,
+        live: vec![session(1)],
+        more: true,
+    });
+    again.outbox.post(GatewayToBroker::AlsoLive { live: vec![session(2)], more: true });
+    // Nothing is freed on half of the news.
+    assert_eq!(world.broker.snapshot().await.hosts[0].sessions, 6);
+    again.outbox.post(GatewayToBroker::AlsoLive { live: vec![session(3)], more: false });
+    assert!(matches!(again.answer().await, BrokerToGateway::Welcome { .. }));
+    world.until("reconciled", |now| now.hosts[0].sessions == 3).await;
+
+    let odd: FakeGateway = world.channel("/channel/gateway", Some(&credentials)).await.unwrap();
+    odd.outbox.post(GatewayToBroker::Hello {
+        version: VERSION,
+        software: "fake".into(),
+        url: "https://gw.example:443".into(),
+        capacity: 1_000,
+        live: vec![],
+        more: true,
+    });
+    odd.outbox.post(GatewayToBroker::Load { connections: 0, waiting: 0, draining: false });
+    let PumpEnd::PeerSaidGoodbye(refusal) = odd.end.await.unwrap() else { panic!() };
+    assert_eq!(refusal.code, Code::RequestMalformed);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use x509_cert::der::Decode as _;
 use zeroize::Zeroizing;
 
-use crate::broker::state_dir::{StateDir, StateError};
+use crate::config::state_dir::{StateDir, StateError};
 use crate::core::clock::UnixMillis;
 use crate::core::ids::PoolId;
 use crate::tls::identity::{self, PemError};
@@ -22,6 +22,10 @@ pub const CERTIFICATE_FILE: &str = "machine.crt.pem";
 pub const CA_FILE: &str = "broker-ca.pem";
 /// Written last and removed first: without it, the rest does not count.
 pub const RECORD_FILE: &str = "enrolment.json";
+
+const DAY_MS: u64 = 24 * 3_600_000;
+/// A warning at every start from then on.
+const WARN_DAYS: u64 = 30;
 
 /// Why a machine has no usable enrolment.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,7 @@ impl Enrolment {
     /// Also when the machine was enrolled for another role.
     pub fn load_as(state_dir: &Path, role: MachineRole) -> Result<Self, EnrolmentError> {
         let enrolment = Self::load(state_dir)?;
+        enrolment.warn_when_it_ends(UnixMillis::now());
         if enrolment.record.role == role {
             Ok(enrolment)
         } else {
@@ -126,6 +131,22 @@ impl Enrolment {
     pub fn key(&self) -> Result<PrivateKeyDer<'static>, rustls::Error> {
         PrivateKeyDer::from_pem_slice(&self.key_pem)
             .map_err(|error| rustls::Error::General(error.to_string()))
+    }
+
+    fn warn_when_it_ends(&self, now: UnixMillis) {
+        if let Some(days) = self.ends_within_days(now) {
+            tracing::warn!(
+                name = %self.record.name,
+                days,
+                "The machine's certificate ends soon; get a token and run ringway enroll --force"
+            );
+        }
+    }
+
+    /// Whole days that are left, when it is time to think of that.
+    pub(super) fn ends_within_days(&self, now: UnixMillis) -> Option<u64> {
+        let days = self.expires_at.0.saturating_sub(now.0) / DAY_MS;
+        (days < WARN_DAYS).then_some(days)
     }
 
     #[must_use]

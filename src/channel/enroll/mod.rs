@@ -4,8 +4,7 @@
 mod enrolment;
 mod token;
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
-use crate::broker::state_dir::{StateDir, StateError};
+use crate::config::state_dir::{StateDir, StateError};
 use crate::core::clock::UnixMillis;
 use crate::core::ids::{HostId, NAME_LENGTH_MAX};
 use crate::core::secret::Secret;
@@ -48,6 +47,7 @@ pub struct Args {
     #[arg(long)]
     name: Option<String>,
     /// DNS name under which clients reach this gateway; may be repeated
+    /// [default: those that the token was created for]
     #[arg(long, value_name = "DNS")]
     server_name: Vec<String>,
     /// Trust this CA for the broker's certificate instead of the token's
@@ -139,8 +139,8 @@ pub enum EnrolError {
     Answer(&'static str),
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("cannot protect {path}: {error}")]
-    Protect { path: PathBuf, error: std::io::Error },
+    #[error("cannot remove {path}: {error}")]
+    Remove { path: PathBuf, error: std::io::Error },
     #[error("what was stored cannot be read back: {0}")]
     Stored(#[from] EnrolmentError),
 }
@@ -220,16 +220,11 @@ fn store(
     let key_pem = Zeroizing::new(key.serialize_pem());
 
     let dir = StateDir::open(&settings.state_dir)?;
-    let protect = |path: &Path, error| EnrolError::Protect { path: path.into(), error };
-    let owner = std::fs::metadata(&settings.state_dir)
-        .map_err(|error| protect(&settings.state_dir, error))?;
-    let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(&settings.state_dir, private)
-        .map_err(|error| protect(&settings.state_dir, error))?;
+    dir.make_private()?;
     let record_path = dir.file(RECORD_FILE);
     match std::fs::remove_file(&record_path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(protect(&record_path, error));
+            return Err(EnrolError::Remove { path: record_path, error });
         }
         _ => {}
     }
@@ -239,12 +234,7 @@ fn store(
         (CA_FILE, answer.ca_pem.as_bytes()),
         (RECORD_FILE, record.as_slice()),
     ] {
-        dir.write(name, content)?;
-        // Enrolled by root for a service with an account of its own: the
-        // account owns the directory and has to be able to read the files.
-        let path = dir.file(name);
-        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
-            .map_err(|error| protect(&path, error))?;
+        dir.write_for_owner(name, content)?;
     }
     Ok(())
 }

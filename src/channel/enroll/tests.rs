@@ -1,6 +1,7 @@
 //! Enrolment with right, wrong and borrowed CAs, and what it leaves on disk.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::CertificateSigningRequestParams;
@@ -86,6 +87,10 @@ async fn a_machine_that_knows_only_its_token_is_certified() {
     assert_eq!(enrolment.record.pool.as_ref().unwrap().as_str(), "pool-1");
     assert_eq!(enrolment.record.broker_url, broker.url());
     assert!(!enrolment.is_expired(UnixMillis::now()));
+    let days_before = |days: u64| UnixMillis(enrolment.expires_at.0 - days * 24 * 3_600_000);
+    assert_eq!(enrolment.ends_within_days(days_before(31)), None);
+    assert_eq!(enrolment.ends_within_days(days_before(29)), Some(29));
+    assert_eq!(enrolment.ends_within_days(enrolment.expires_at.plus_ms(1)), Some(0));
 
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir), 0o700);

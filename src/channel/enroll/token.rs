@@ -17,6 +17,20 @@ pub struct EnrolToken {
 }
 
 impl EnrolToken {
+    /// A token of a broker with that CA.
+    #[must_use]
+    pub fn new(secret: [u8; SECRET_DIGITS / 2], ca_pin: CaPin) -> Self {
+        let secret = zeroize::Zeroizing::new(hex::encode(secret));
+        Self { text: Secret::new(format!("{PREFIX}{}_{ca_pin}", secret.as_str())), ca_pin }
+    }
+
+    /// The secret part, under whose hash the broker finds the token.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        let rest = self.text.expose().strip_prefix(PREFIX);
+        rest.and_then(|rest| rest.split_once('_')).map_or("", |(secret, _)| secret)
+    }
+
     /// All of it: what the broker is sent.
     #[must_use]
     pub const fn text(&self) -> &Secret {
@@ -56,6 +70,8 @@ mod tests {
         let text = format!("rwe_{}_{}", "a1".repeat(16), "0f".repeat(16));
         let token: EnrolToken = format!(" {text}\n").parse().unwrap();
         assert_eq!(token.text().expose(), text);
+        assert_eq!(token.secret(), "a1".repeat(16));
+        assert_eq!(EnrolToken::new([0xa1; 16], token.ca_pin).text(), token.text());
         assert_eq!(token.ca_pin.to_string(), "0f".repeat(16));
         for cut in 0..text.len() {
             assert!(text[..cut].parse::<EnrolToken>().is_err(), "{cut}");

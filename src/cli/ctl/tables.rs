@@ -72,11 +72,16 @@ pub(crate) fn render(response: &AdminResponse) -> String {
                     token.id.clone(),
                     token.role.as_str().to_owned(),
                     or_dash(token.pool.as_ref()),
+                    if token.server_names.is_empty() {
+                        "-".into()
+                    } else {
+                        token.server_names.join(" ")
+                    },
                     token.uses_left.to_string(),
                     remaining(token.expires_at),
                 ]
             });
-            table(&["TOKEN", "ROLE", "POOL", "USES LEFT", "EXPIRES IN"], rows.collect())
+            table(&["TOKEN", "ROLE", "POOL", "NAMES", "USES LEFT", "EXPIRES IN"], rows.collect())
         }
         AdminResponse::GatewayStatus(status) => gateway_status(status),
         AdminResponse::Relayed { sessions } => {

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::BrokerConfig;
 use crate::config::ConfigError;
 use crate::core::tickets;
+use crate::dial::endpoint::is_origin;
 
 impl BrokerConfig {
     /// Checks what the syntax cannot say. `path` is the file, for messages.
@@ -16,7 +17,7 @@ impl BrokerConfig {
         let fail = |key, problem: String, remedy| {
             Err(ConfigError::Value { path: path.into(), key, problem, remedy })
         };
-        if !is_https_origin(&self.public_url) {
+        if !is_origin(&self.public_url) {
             return fail(
                 "broker.public_url",
                 format!("{:?} is not https://host:port", self.public_url),
@@ -175,10 +176,3 @@ impl BrokerConfig {
 /// Public key signatures only: a shared secret would let every verifier sign.
 const ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
-
-/// `https://host[:port]` and nothing after it.
-fn is_https_origin(url: &str) -> bool {
-    url.strip_prefix("https://").is_some_and(|rest| {
-        !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c))
-    })
-}

@@ -13,6 +13,8 @@ mod kernel;
 mod leg;
 pub mod ring;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
