@@ -186,16 +186,6 @@ impl GatewayConfig {
         self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
     }
 
-    /// Bytes that `sessions` relayed sessions and the fixed parts need at
-    /// most, for the line that is printed at start.
-    #[must_use]
-    pub fn memory_bytes(&self, sessions: u64) -> u64 {
-        let per_session = 12 * 1024;
-        let per_worker = u64::from(self.threads.rx_buffers) * 256 * 1024
-            + u64::from(self.threads.output_slots) * 288 * 1024;
-        sessions * per_session + per_worker * self.relay_workers() as u64
-    }
-
     /// # Errors
     /// The first value that cannot work, with what to write instead.
     pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
@@ -238,6 +228,30 @@ impl GatewayConfig {
         if waits.contains(&0) {
             return bad("gateway.limits", "a timeout is zero", "every wait needs a deadline");
         }
+        let counts = [
+            limits.lobby_connections_max,
+            limits.lobby_connections_per_address_max,
+            limits.waiting_max,
+            limits.waiting_per_address_max,
+            limits.requests_per_connection_max,
+        ];
+        if counts.contains(&0) {
+            return bad("gateway.limits", "a limit of 0 lets nobody in", "use the defaults");
+        }
+        let rhythm = [
+            self.threads.probe_interval_ms,
+            self.channel.heartbeat_interval_ms,
+            self.channel.heartbeat_timeout_ms,
+            self.channel.reconnect_base_ms,
+            self.channel.reconnect_cap_ms,
+        ];
+        if rhythm.contains(&0) {
+            return bad(
+                "gateway.threads.probe_interval_ms and gateway.channel",
+                "an interval is zero, which means without a pause",
+                "use the defaults",
+            );
+        }
         if !self.threads.rx_buffers.is_power_of_two() || self.threads.lobby_threads == 0 {
             return bad(
                 "gateway.threads",
@@ -269,6 +283,15 @@ mod tests {
             "head_bytes_max = 100",
             "pair_timeout_ms = 0",
             "sessions_max = 0",
+            "lobby_connections_max = 0",
+            "lobby_connections_per_address_max = 0",
+            "lobby_lifetime_ms = 0",
+            "waiting_max = 0",
+            "waiting_per_address_max = 0",
+            "requests_per_connection_max = 0",
+            "[threads]\nprobe_interval_ms = 0",
+            "[channel]\nheartbeat_interval_ms = 0",
+            "[channel]\nreconnect_base_ms = 0",
         ] {
             assert!(check(bad).is_err(), "{bad}");
         }

@@ -175,9 +175,15 @@ impl TicketVerifier {
     }
 }
 
-/// Tickets that were used and have not expired yet.
+/// Tickets that were used and have not expired yet, since a gateway's start.
+///
+/// What was used before is forgotten, so a ticket that was issued before counts
+/// as used. A broker whose clock is behind the gateway's makes a gateway that
+/// has just started refuse its tickets for as long as it is behind; allowing
+/// for that instead would allow a replay for as long.
 #[derive(Debug)]
 pub struct UsedTickets {
+    since: UnixMillis,
     expiry_by_id: HashMap<SessionId, UnixMillis>,
     in_order_of_use: VecDeque<SessionId>,
     capacity: usize,
@@ -187,16 +193,20 @@ impl UsedTickets {
     /// `capacity` bounds the memory; when it is reached, uses are refused
     /// rather than forgotten, because forgetting would allow a replay.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        Self { expiry_by_id: HashMap::new(), in_order_of_use: VecDeque::new(), capacity }
+    pub fn new(capacity: usize, since: UnixMillis) -> Self {
+        Self { since, expiry_by_id: HashMap::new(), in_order_of_use: VecDeque::new(), capacity }
     }
 
     /// Marks a verified ticket as used.
     ///
     /// # Errors
-    /// [`Code::TicketUsed`] the second time, [`Code::TooManyWaiting`] when the
+    /// [`Code::TicketUsed`] the second time, [`Code::TicketExpired`] for one that
+    /// may have been used before this table began, [`Code::TooManyWaiting`] when the
     /// table is full of tickets that could still be replayed.
     pub fn consume(&mut self, claims: &Claims, now: UnixMillis) -> Result<(), Code> {
+        if claims.issued_at < self.since {
+            return Err(Code::TicketExpired);
+        }
         while let Some(oldest) = self.in_order_of_use.front() {
             match self.expiry_by_id.get(oldest) {
                 Some(expiry) if *expiry > now => break,
@@ -299,7 +309,7 @@ mod tests {
 
     #[test]
     fn used_once_and_forgotten_only_after_expiry() {
-        let mut used = UsedTickets::new(2);
+        let mut used = UsedTickets::new(2, NOW);
         assert_eq!(used.consume(&claims(), NOW), Ok(()));
         assert_eq!(used.consume(&claims(), NOW.plus_ms(29_999)), Err(Code::TicketUsed));
         let other = |n| Claims { id: SessionId([n; 16]), ..claims() };
@@ -307,6 +317,14 @@ mod tests {
         assert_eq!(used.consume(&other(9), NOW), Err(Code::TooManyWaiting));
         assert_eq!(used.consume(&other(9), NOW.plus_ms(40_000)), Ok(()));
         assert_eq!(used.len(), 1);
+    }
+
+    #[test]
+    fn a_ticket_from_before_the_start_counts_as_used() {
+        let mut used = UsedTickets::new(2, NOW.plus_ms(1));
+        assert_eq!(used.consume(&claims(), NOW.plus_ms(2)), Err(Code::TicketExpired));
+        let later = Claims { issued_at: NOW.plus_ms(1), ..claims() };
+        assert_eq!(used.consume(&later, NOW.plus_ms(2)), Ok(()));
     }
 
     proptest! {

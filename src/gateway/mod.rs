@@ -8,6 +8,7 @@ mod admin;
 pub mod control;
 pub mod health;
 pub mod lobby;
+pub mod memory;
 pub mod relay;
 pub mod shared;
 
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::admin::Desk;
 use self::control::{Parts, Question};
 use self::health::Ailment;
+use self::memory::MemoryNeed;
 use self::relay::ring::RingSettings;
 use self::relay::{Command, Events, RelayWorker, WorkerSettings};
 use self::shared::{Phase, Shared};
@@ -41,6 +43,7 @@ use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key, read_roots};
 use crate::wire::enroll::MachineRole;
 
+const MIB: u64 = 1024 * 1024;
 /// Questions to the control thread that may wait.
 const QUESTIONS_MAX: usize = 64;
 /// How often a stopping gateway looks whether its sessions are gone.
@@ -262,12 +265,15 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
         .gateway
         .ok_or_else(|| crate::config::ConfigError::NoRole { path: path.into(), role: "gateway" })?;
     config.check(path)?;
-    let sessions = u64::from(config.limits.sessions_max);
+    let memory = MemoryNeed::of(&config);
     tracing::info!(
-        sessions_max = sessions,
-        memory_mib = config.memory_bytes(sessions) / (1024 * 1024),
+        sessions_max = config.limits.sessions_max,
+        lobby_connections_max = config.limits.lobby_connections_max,
         workers = config.relay_workers(),
-        "Memory needed at most, besides the kernel's socket buffers"
+        typical_mib = memory.typical / MIB,
+        // All peers at once not reading what they have asked for.
+        at_most_mib = memory.at_most / MIB,
+        "Memory needed at these limits, besides the kernel's socket buffers"
     );
     let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

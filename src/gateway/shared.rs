@@ -136,6 +136,8 @@ pub struct Shared {
     pub live: Mutex<HashMap<SessionId, LiveEntry>>,
     pub workers: Vec<RelayWorker>,
     pub requests: mpsc::Sender<Request>,
+    /// Began while that queue was full; the control thread looks once a second.
+    pub began_unsaid: Mutex<Vec<SessionId>>,
     pub phase: watch::Receiver<Phase>,
     pub broker_connected: AtomicBool,
     /// Other gateways that a round trip is known to.
@@ -165,18 +167,20 @@ impl Shared {
             waiting_max: config.limits.waiting_max as usize,
             waiting_per_address_max: config.limits.waiting_per_address_max,
         };
+        let started_at = UnixMillis::now();
         let here = PerAddress::new(config.limits.lobby_connections_per_address_max);
         let shared = Self {
             id,
             config,
             tls: Arc::new(tls),
             tickets: RwLock::default(),
-            used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX)),
+            used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX, started_at)),
             pairing: Mutex::new(PairingTable::new(limits)),
             joining: Arc::default(),
             live: Mutex::default(),
             workers,
             requests,
+            began_unsaid: Mutex::default(),
             phase,
             broker_connected: AtomicBool::new(false),
             gateways_measured: AtomicUsize::new(0),
@@ -184,7 +188,7 @@ impl Shared {
             counters: LobbyCounters::default(),
             lobby_by_address: Mutex::new(here),
             teller: Teller::new("gateway", timeline),
-            started_at: UnixMillis::now(),
+            started_at,
         };
         (Arc::new(shared), receiver)
     }

@@ -136,6 +136,28 @@ async fn a_worker_that_ends_unasked_is_noticed_and_gets_no_sessions() {
     assert_eq!(status.ailment.as_deref(), Some("relay worker 0 has ended"));
 }
 
+/// What the lobby does when the control thread's queue is full.
+#[tokio::test]
+async fn a_session_whose_beginning_could_not_be_said_is_said_later() {
+    let world = World::start().await;
+    let mut pair = world.pair().await;
+    let live = pair.session;
+    let told = |of| {
+        let starts = world.broker.heard(|heard| match heard.message {
+            GatewayToBroker::SessionStarted { session } if session == of => Some(()),
+            _ => None,
+        });
+        starts.len()
+    };
+    until("it is told at once", || told(live) == 1).await;
+    let over = random_id();
+    lock(&world.gateway.shared().began_unsaid).extend([over, live]);
+    until("it is told again", || told(live) == 2).await;
+    assert_eq!(told(over), 0);
+    assert!(lock(&world.gateway.shared().began_unsaid).is_empty());
+    pair.assert_alive().await;
+}
+
 #[tokio::test]
 async fn after_the_grace_period_sessions_end_with_one_reason() {
     let mut world = World::start().await;

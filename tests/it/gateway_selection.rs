@@ -159,6 +159,23 @@ async fn step_7_without_measurements_of_the_client_both_gateways_are_measured_he
     assert_eq!(chosen, [response.ringway.gateway]);
 }
 
+/// Whoever is not entitled to a place does not make a gateway look full.
+#[tokio::test]
+async fn step_7_only_places_that_the_broker_granted_count() {
+    let world = World::start().await;
+    table_arrives(&world, |table| table.len() == 1).await;
+    world.broker.on_place(Answer::No(Refusal::new(Code::NotAssigned)));
+    for _ in 0..3 {
+        let reply = ask(&world, &ConnectionRequest::default()).await;
+        assert_eq!(reply.code(), Code::NotAssigned);
+    }
+    world.broker.on_place(Answer::Yes);
+    for _ in 0..2 {
+        placed(&ask(&world, &ConnectionRequest::default()).await);
+    }
+    table_arrives(&world, |table| table[0].in_flight == 2).await;
+}
+
 /// A kept connection has its lifetime; the next one goes on measuring, and
 /// neither side counts that as anything going wrong.
 #[tokio::test]

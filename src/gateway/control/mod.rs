@@ -26,9 +26,11 @@ use super::relay::ring::bell_readiness;
 use super::shared::{Phase, Request, Requests, Shared, lock};
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use crate::core::codes::Code;
+use crate::core::ids::SessionId;
 use crate::core::selection::Candidate;
 use crate::core::tickets::{PublishedKey, TicketVerifier};
 use crate::dial::Dialer;
+use crate::observe::close_reason::CloseReason;
 use crate::observe::histograms::RelayHistograms;
 use crate::wire::channel::{BrokerToGateway, GatewayToBroker, VERSION};
 
@@ -74,6 +76,8 @@ struct Control {
     /// Who waits for the workers' histograms, and how many are missing.
     histogram_waiters: Vec<oneshot::Sender<RelayHistograms>>,
     histograms_missing: usize,
+    /// Sessions to end whose worker's queue was full.
+    ends_unsaid: HashMap<SessionId, CloseReason>,
     started: Instant,
 }
 
@@ -105,6 +109,7 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
         closed_by_reason: HashMap::new(),
         histogram_waiters: Vec::new(),
         histograms_missing: 0,
+        ends_unsaid: HashMap::new(),
         started: Instant::now(),
     };
     let mut report = interval(REPORT_INTERVAL);
@@ -175,13 +180,7 @@ impl Control {
         match request {
             Request::Place { question, answer } => self.place(question, answer),
             Request::Orchestrate { session } => self.orchestrate(session),
-            Request::Started { session } => {
-                // Its end comes over another queue and may have been first:
-                // a session that is over must not begin for the broker.
-                if lock(&self.shared.live).contains_key(&session) {
-                    self.tell_broker(GatewayToBroker::SessionStarted { session });
-                }
-            }
+            Request::Started { session } => self.on_started(session),
             Request::GaveUp { session, code } => {
                 self.tell_broker(GatewayToBroker::SessionEnded {
                     session,
@@ -208,7 +207,9 @@ impl Control {
                 self.table.replace(gateways);
             }
             BrokerToGateway::Placed { request, placement } => {
-                self.pending.placed(request, placement);
+                if let Some(gateway) = self.pending.placed(request, placement) {
+                    self.table.count_placement(&gateway);
+                }
             }
             BrokerToGateway::PlaceRefused { request, refusal } => {
                 self.pending.place_refused(request, refusal);
@@ -263,6 +264,7 @@ impl Control {
 
     fn on_tick(&mut self) {
         self.pending.expire(&self.shared, Instant::now());
+        self.retry_unsaid();
         self.shared.health.look(self.shared.workers.iter().map(|w| w.stats.enters.load(Relaxed)));
         if self.shared.broker_connected.load(Relaxed) {
             self.report_load();

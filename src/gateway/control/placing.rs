@@ -43,12 +43,13 @@ impl Pending {
         Ok(self.next)
     }
 
-    pub fn placed(&mut self, request: u64, placement: Placement) {
-        if let Some(open) = self.places.remove(&request) {
-            let OpenPlace { answer, gateway, explain, .. } = open;
-            // A client that left meanwhile: its reservation expires.
-            let _ = answer.send(Ok(Placed { placement, gateway, explain }));
-        }
+    /// The broker found a place. Returns where: only now it counts there, for
+    /// whoever asks without being entitled must not make a gateway look full.
+    pub fn placed(&mut self, request: u64, placement: Placement) -> Option<GatewayId> {
+        let OpenPlace { answer, gateway, explain, .. } = self.places.remove(&request)?;
+        // A client that left meanwhile: its reservation expires.
+        let _ = answer.send(Ok(Placed { placement, gateway: gateway.clone(), explain }));
+        Some(gateway)
     }
 
     pub fn place_refused(&mut self, request: u64, refusal: Refusal) {
@@ -141,7 +142,6 @@ impl Control {
         if self.broker.send(message).is_err() {
             return Err(Box::new((answer, Code::BrokerUnreachable.into())));
         }
-        self.table.count_placement(&gateway);
         let deadline = Instant::now() + self.broker_timeout();
         self.pending.places.insert(number, OpenPlace { answer, gateway, explain, deadline });
         Ok(())

@@ -73,18 +73,43 @@ impl Control {
         });
     }
 
+    /// A session is relayed (step 11). Its end comes over another queue and may
+    /// have been first: one that is over must not begin for the broker.
+    pub(super) fn on_started(&mut self, session: SessionId) {
+        if lock(&self.shared.live).contains_key(&session) {
+            self.tell_broker(GatewayToBroker::SessionStarted { session });
+        }
+    }
+
+    /// What could not be said because a queue was full.
+    pub(super) fn retry_unsaid(&mut self) {
+        let began = std::mem::take(&mut *lock(&self.shared.began_unsaid));
+        for session in began {
+            self.on_started(session);
+        }
+        for (session, reason) in std::mem::take(&mut self.ends_unsaid) {
+            self.end(session, reason);
+        }
+    }
+
     /// The broker says that a session cannot come about, or must end.
     pub(super) fn cancel(&mut self, session: SessionId, refusal: Refusal) {
         if self.shared.refuse_waiting(session, refusal.clone()) {
             return;
         }
-        let worker = lock(&self.shared.live).get(&session).map(|entry| entry.worker);
-        if let Some(worker) = worker.and_then(|index| self.shared.workers.get(index)) {
+        if lock(&self.shared.live).contains_key(&session) {
             tracing::info!(%session, code = %refusal.code, "The broker ends a session");
-            let end = Command::End { session, reason: CloseReason::Disconnected };
-            if worker.tell(end).is_err() {
-                tracing::error!(%session, "A relay worker does not take commands");
-            }
+            self.end(session, CloseReason::Disconnected);
+        }
+    }
+
+    /// Ends a session if it is live, now or as soon as its worker takes orders.
+    fn end(&mut self, session: SessionId, reason: CloseReason) {
+        let worker = lock(&self.shared.live).get(&session).map(|entry| entry.worker);
+        if let Some(worker) = worker.and_then(|index| self.shared.workers.get(index))
+            && worker.tell(Command::End { session, reason }).is_err()
+        {
+            self.ends_unsaid.insert(session, reason);
         }
     }
 

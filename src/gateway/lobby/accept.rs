@@ -17,7 +17,7 @@ use crate::gateway::shared::{Phase, Shared, lock};
 /// Entries of a lobby's ring; connections wait in epoll, so few are in it.
 const RING_ENTRIES: u32 = 512;
 /// Registered buffers per lobby thread. One is held only while bytes move.
-const BUFFERS: usize = 64;
+pub const BUFFERS: usize = 64;
 /// Pause when no descriptor is left: long enough not to spin, short enough
 /// that nobody's connection attempt times out over it.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);

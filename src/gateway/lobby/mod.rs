@@ -17,6 +17,8 @@ use std::thread::JoinHandle;
 use crossbeam::channel::bounded;
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::accept::BUFFERS;
+pub use self::connection::BUFFER_BYTES;
 use super::shared::Shared;
 use crate::dial::tcp::tune;
 

@@ -119,7 +119,9 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) {
     // Entered first: the worker may end it before the next line runs.
     lock(&shared.live).insert(session, entry);
     if shared.ask(Request::Started { session }).is_err() {
-        tracing::warn!(%session, "The control thread is behind; the broker learns late of a session");
+        // Never learning of it, the broker would take it for one that did not
+        // come about, and end it.
+        lock(&shared.began_unsaid).push(session);
     }
     tracing::info!(step = 11, %session, host = %claims.host, worker = index, "Relaying");
     shared.teller.tell(11, Some(session), "both legs in, relaying");
