@@ -93,7 +93,7 @@ impl Desk {
     }
 
     async fn join_gateway(&self, order: &Order) -> Result<RelayLeg, Refusal> {
-        open_leg(&self.dialer, &order.gateway_url, Role::Host, &order.ticket)
+        open_leg(&self.dialer, &order.gateway_url, Role::Host, order.ticket.expose())
             .await
             .map_err(|error| error.to_refusal(Code::HostDialFailed))
     }

@@ -135,7 +135,7 @@ async fn fake_broker(
                         }
                     }
                     order = orders.recv() => match order {
-                        Some(BrokerToAgent::Order(order)) if order.ticket.is_empty() => return,
+                        Some(BrokerToAgent::Order(order)) if order.ticket.expose().is_empty() => return,
                         Some(body) => socket.send(text(Envelope::Body { body })).await.unwrap(),
                         None => return,
                     }
@@ -284,7 +284,7 @@ async fn a_lost_broker_goes_unnoticed_by_sessions_and_hears_of_them_again() {
         session: SESSION,
         gateway: "gw-1".parse().unwrap(),
         gateway_url: String::new(),
-        ticket: String::new(),
+        ticket: "".into(),
         answer_within_ms: 0,
     };
     world.to_agent.send(BrokerToAgent::Order(hang_up)).unwrap();

@@ -1,8 +1,6 @@
 //! From a user's request to something that can be placed: who asks, what for,
 //! and may they (first half of step 8).
 
-use zeroize::Zeroizing;
-
 use super::Shared;
 use super::orchestrate::Judged;
 use crate::config::broker::{BrokerConfig, Resource};
@@ -18,8 +16,7 @@ const CLIENT_ADDRESS_CHARS_MAX: usize = 64;
 /// # Errors
 /// What the user is told.
 pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, Refusal> {
-    let bearer = Zeroizing::new(std::mem::take(&mut place.bearer));
-    let user = shared.identity.judge(&bearer).await?;
+    let user = shared.identity.judge(place.bearer.expose()).await?;
     let resource = resolve(&shared.config, &place.load_balance_info, &place.application)?;
     if !resource.is_assigned_to(&user.name, &user.groups) {
         let detail = format!("{} is not assigned to {}", resource.id, user.name);

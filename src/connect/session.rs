@@ -144,9 +144,10 @@ impl SessionOpener {
         let (session, gateway) = (details.session, &details.gateway);
         tracing::info!(step = 7, %session, %gateway, "Was sent to a gateway");
         self.teller.tell(7, Some(session), format!("sent to {gateway}"));
-        let leg = open_leg(&self.dialer, &answer.gateway_location, Role::Client, &details.ticket)
-            .await
-            .inspect_err(|error| tracing::warn!(%session, "No session: {error}"))?;
+        let leg =
+            open_leg(&self.dialer, &answer.gateway_location, Role::Client, details.ticket.expose())
+                .await
+                .inspect_err(|error| tracing::warn!(%session, "No session: {error}"))?;
         tracing::info!(step = 11, %session, %gateway, "Joined the session");
         self.teller.tell(11, Some(session), format!("joined the host at {gateway}"));
         Ok((leg, details))

@@ -4,10 +4,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// A token or password. `Debug` hides it; there is no `Display`.
-#[derive(Clone, PartialEq, Eq)]
+/// A token, ticket or password. `Debug` hides it; there is no `Display`. It is
+/// plain text in the messages that carry it to the one place that needs it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
@@ -20,6 +23,24 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text.to_owned())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
     }
 }
 
@@ -45,5 +66,12 @@ mod tests {
         let secret: Secret = "hunter2".parse().unwrap();
         assert_eq!(format!("{secret:?}"), "Secret(..)");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn travels_as_plain_text() {
+        let secret = Secret::from("hunter2");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"hunter2\"");
+        assert_eq!(serde_json::from_str::<Secret>("\"hunter2\"").unwrap(), secret);
     }
 }

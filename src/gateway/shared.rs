@@ -17,6 +17,7 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::pairing::{PairingLimits, PairingTable};
 use crate::core::per_address::PerAddress;
+use crate::core::secret::Secret;
 use crate::core::selection::Explain;
 use crate::core::tickets::{Claims, Role, TicketVerifier, UsedTickets};
 use crate::observe::timeline::{Teller, Timeline};
@@ -71,7 +72,7 @@ pub enum Request {
 /// What a client wants and where it is.
 #[derive(Debug)]
 pub struct PlaceQuestion {
-    pub bearer: String,
+    pub bearer: Secret,
     pub application: String,
     pub load_balance_info: String,
     pub client: SocketAddr,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::core::secret::Secret;
 use crate::core::selection::Explain;
 
 /// The request. Unknown fields are ignored: stock clients send more.
@@ -47,7 +48,7 @@ pub struct RingwayDetails {
     pub gateway: GatewayId,
     pub host: HostId,
     /// Goes into the `Ringway-Ticket` header of the relay request.
-    pub ticket: String,
+    pub ticket: Secret,
     pub explain: Explain,
 }
 

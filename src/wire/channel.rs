@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::core::secret::Secret;
 use crate::core::selection::Explain;
 use crate::core::tickets::PublishedKey;
 
@@ -101,7 +102,7 @@ pub struct Order {
     pub gateway: GatewayId,
     /// `https://host:port` of exactly that gateway instance.
     pub gateway_url: String,
-    pub ticket: String,
+    pub ticket: Secret,
     pub answer_within_ms: u64,
 }
 
@@ -149,7 +150,7 @@ pub struct PlaceRequest {
     /// Chosen by the gateway, echoed in the answer.
     pub request: u64,
     /// The user's bearer token. The broker judges it.
-    pub bearer: String,
+    pub bearer: Secret,
     /// `remoteapplicationprogram` of the .rdp file.
     pub application: String,
     /// `loadbalanceinfo` of the .rdp file.
@@ -209,7 +210,7 @@ pub struct Placement {
     pub session: SessionId,
     pub host: HostId,
     pub gateway_url: String,
-    pub client_ticket: String,
+    pub client_ticket: Secret,
     pub expires_at: UnixMillis,
 }
 
@@ -243,6 +244,7 @@ mod tests {
                 answer_within_ms: 1_000,
             }),
         };
+        assert!(!format!("{order:?}").contains("rw1"), "a ticket in a log");
         let text = serde_json::to_string(&order).unwrap();
         assert_eq!(serde_json::from_str::<Envelope<BrokerToAgent>>(&text).unwrap(), order);
 

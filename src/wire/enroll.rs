@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::PoolId;
+use crate::core::secret::Secret;
 
 /// What a machine is to the broker. Part of its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -27,7 +28,7 @@ impl MachineRole {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolRequest {
-    pub token: String,
+    pub token: Secret,
     pub role: MachineRole,
     /// The name that the machine would like: a `HostId` or a `GatewayId`.
     pub name: String,

@@ -1,7 +1,9 @@
 //! HTTP/1.1 as far as a gateway's greeting needs it: one request head in, one
 //! answer out. Parsing is httparse's; the limits and the meaning are here.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+
+use zeroize::Zeroizing;
 
 use crate::core::codes::{Code, Refusal};
 use crate::wire::arm::RefusalBody;
@@ -9,13 +11,14 @@ use crate::wire::arm::RefusalBody;
 /// Header lines in one request.
 const HEADERS_MAX: usize = 64;
 
-/// A request head, as far as it is looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A request head, as far as it is looked at. Its headers, which carry tokens
+/// and tickets, are not shown and erased when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
 pub struct RequestHead {
     pub method: String,
     /// Path without the query.
     pub path: String,
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Zeroizing<String>)>,
     /// Bytes that the head takes, blank line included.
     pub length: usize,
     pub content_length: usize,
@@ -51,9 +54,8 @@ impl RequestHead {
             .headers
             .iter()
             .map(|h| {
-                let value =
-                    String::from_utf8(h.value.to_vec()).map_err(|_| Code::RequestMalformed)?;
-                Ok((h.name.to_ascii_lowercase(), value.trim().to_owned()))
+                let value = std::str::from_utf8(h.value).map_err(|_| Code::RequestMalformed)?;
+                Ok((h.name.to_ascii_lowercase(), Zeroizing::new(value.trim().to_owned())))
             })
             .collect::<Result<Vec<_>, Code>>()?;
         let mut head = Self {
@@ -97,6 +99,16 @@ impl RequestHead {
         let connection = self.header("connection").unwrap_or_default();
         connection.split(',').any(|part| part.trim().eq_ignore_ascii_case("upgrade"))
             && self.header("upgrade").is_some_and(|u| u.eq_ignore_ascii_case(protocol))
+    }
+}
+
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("headers", &self.headers.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -200,6 +212,7 @@ mod tests {
         assert!(head.upgrades_to("ringway-relay") && !head.upgrades_to("websocket"));
         assert_eq!(head.header("ringway-ticket"), Some("rw1.a.b.c"));
         assert_eq!(head.bearer(), None);
+        assert!(!format!("{head:?}").contains("rw1"), "a ticket in a log");
     }
 
     #[test]

@@ -106,17 +106,18 @@ async fn step_7_the_choice_is_explained_and_its_ticket_works_where_it_leads() {
     });
     let [(asked_by, place)] = &questions[..] else { panic!("{questions:?}") };
     assert_eq!(asked_by, "gw-1");
-    assert_eq!((place.bearer.as_str(), place.application.as_str()), (BEARER, "desktop"));
+    assert_eq!((place.bearer.expose(), place.application.as_str()), (BEARER, "desktop"));
     assert_eq!(place.load_balance_info, "pool=office");
     assert_eq!((&place.gateway, place.session), (&second.id, details.session));
     assert_eq!(place.explain, details.explain);
     assert!(place.client_address.starts_with("127.0.0.1:"), "{}", place.client_address);
 
     // Another gateway than the chosen one does not take the ticket.
-    let elsewhere =
-        knock(world.gateway.address, &world.tls, Role::Client, &details.ticket).await.unwrap_err();
+    let elsewhere = knock(world.gateway.address, &world.tls, Role::Client, details.ticket.expose())
+        .await
+        .unwrap_err();
     assert_eq!(elsewhere.code, Code::TicketWrongGateway);
-    let client = knock(second.address, &world.tls, Role::Client, &details.ticket);
+    let client = knock(second.address, &world.tls, Role::Client, details.ticket.expose());
     let host = async {
         let asked = || world.broker.orchestrations().contains(&details.session);
         until("the broker is asked", asked).await;

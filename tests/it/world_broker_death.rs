@@ -89,7 +89,7 @@ async fn step08_clients_that_wait_when_the_broker_dies_are_told() {
     let place = stage.place("alice").await.unwrap();
     let url = place.gateway_location.clone();
     let dialer = stage.dialer.clone();
-    let ticket = place.ringway.ticket.clone();
+    let ticket = place.ringway.ticket.expose().to_owned();
     let waiting = tokio::spawn(async move {
         let mut leg = crate::support::stage::dial(&dialer, &url).await;
         let role = ringway::core::tickets::Role::Client;

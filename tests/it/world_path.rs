@@ -122,13 +122,13 @@ async fn step07_a_load_report_does_not_forget_who_is_on_the_way() {
 async fn step08_tickets_are_checked_without_the_broker() {
     let mut stage = Stage::start_with_host(settings(), Echo).await;
     let [alice, bob] = [stage.place("alice").await.unwrap(), stage.place("bob").await.unwrap()];
-    let (url, ticket) = (&alice.gateway_location, &alice.ringway.ticket);
+    let (url, ticket) = (&alice.gateway_location, alice.ringway.ticket.expose());
     let elsewhere = gateways().into_iter().find(|id| *id != alice.ringway.gateway).unwrap();
     let elsewhere = stage.gateway(&elsewhere).shared().config.url.clone();
     stage.world.kill_broker().await.unwrap();
 
     let (signed, signature) = ticket.rsplit_once('.').unwrap();
-    let other_signature = bob.ringway.ticket.rsplit_once('.').unwrap().1;
+    let other_signature = bob.ringway.ticket.expose().rsplit_once('.').unwrap().1;
     assert_ne!(signature, other_signature);
     let forged = format!("{signed}.{other_signature}");
     let key = ticket.split('.').nth(1).unwrap();

@@ -288,7 +288,7 @@ impl Inner {
             host: claims.host.clone(),
             gateway_url: entry.map(|entry| entry.url.clone()).unwrap_or_default(),
             expires_at: claims.expires_at,
-            client_ticket: self.signer.sign(&claims),
+            client_ticket: self.signer.sign(&claims).into(),
         }
     }
 

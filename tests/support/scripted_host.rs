@@ -88,7 +88,7 @@ impl ScriptedHost {
     /// The same at a gateway of one's own choice.
     pub async fn join_at(&self, url: &str, order: &Order) -> Result<Leg, Refusal> {
         let mut leg = dial(&self.dialer, url).await;
-        let reply = leg.ask(&request(Role::Host, &order.ticket)).await;
+        let reply = leg.ask(&request(Role::Host, order.ticket.expose())).await;
         if reply.status == 101 { Ok(leg) } else { Err(reply.refusal()) }
     }
 

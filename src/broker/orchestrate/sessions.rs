@@ -6,6 +6,7 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::placement::{Freed, Phase, Wish};
+use crate::core::secret::Secret;
 use crate::core::tickets::{Claims, LIFETIME_MS_MAX, Role};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, BrokerToGateway, Order, Placement};
 
@@ -77,7 +78,7 @@ impl Core {
         host: &HostId,
         role: Role,
         lifetime_ms: u64,
-    ) -> Result<(String, UnixMillis), Code> {
+    ) -> Result<(Secret, UnixMillis), Code> {
         let issued_at = UnixMillis::now();
         let expires_at = issued_at.plus_ms(lifetime_ms.min(LIFETIME_MS_MAX));
         let claims = Claims {
@@ -89,7 +90,7 @@ impl Core {
             issued_at,
             expires_at,
         };
-        Ok((self.signer.sign(&claims), expires_at))
+        Ok((self.signer.sign(&claims).into(), expires_at))
     }
 
     /// Step 9: the client is at its gateway, so the host is ordered there.

@@ -33,6 +33,7 @@ async fn an_order_goes_all_the_way_and_back() {
     let verifier = TicketVerifier::new(&published_keys(&mut gateway).await);
     let here: GatewayId = "gw-1".parse().unwrap();
     for (ticket, role) in [(&placement.client_ticket, Role::Client), (&order.ticket, Role::Host)] {
+        let ticket = ticket.expose();
         let claims = verifier.verify(ticket, &here, role, UnixMillis::now()).unwrap();
         assert_eq!((claims.session, claims.host.as_str()), (session(1), "host-1"));
     }

@@ -161,7 +161,7 @@ pub async fn enroll(settings: &EnrolSettings) -> Result<Enrolment, EnrolError> {
 
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let request = EnrolRequest {
-        token: token.text().expose().to_owned(),
+        token: token.text().clone(),
         role: settings.role,
         name: name.clone(),
         csr_pem: signing_request(&key, name, &settings.server_names)?,

@@ -25,7 +25,7 @@ async fn broker(ca: &Arc<TestCa>, token: &str) -> TestServer {
             let mut body = vec![0; length.parse().unwrap()];
             stream.read_exact(&mut body).await.unwrap();
             let request: EnrolRequest = serde_json::from_slice(&body).unwrap();
-            let (status, body) = if request.token == token {
+            let (status, body) = if request.token.expose() == token {
                 let csr = CertificateSigningRequestParams::from_pem(&request.csr_pem).unwrap();
                 let leaf = csr.signed_by(authority.issuer()).unwrap();
                 let answer = EnrolResponse {

@@ -13,6 +13,7 @@ use super::accept::Presence;
 use super::connection::{Connection, ConnectionError};
 use super::waiting;
 use crate::core::codes::{Code, Refusal};
+use crate::core::secret::Secret;
 use crate::core::tickets::Role;
 use crate::gateway::shared::{PlaceQuestion, Placed, Request};
 use crate::wire::arm::{ConnectionRequest, ConnectionResponse, RingwayDetails};
@@ -145,7 +146,7 @@ async fn answer(
 /// Step 7: which gateway, and a place on a host.
 async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
     let shared = Arc::clone(&connection.shared);
-    let bearer = head.bearer().ok_or(Code::TokenMissing)?.to_owned();
+    let bearer = Secret::from(head.bearer().ok_or(Code::TokenMissing)?);
     let body = read_body(connection, head).await?;
     let request: ConnectionRequest = serde_json::from_slice(&body)
         .map_err(|error| Refusal::with_detail(Code::RequestMalformed, error))?;
