@@ -96,6 +96,8 @@ pub struct LiveEntry {
     pub client: SocketAddr,
     pub started_at: UnixMillis,
     pub counters: Arc<SessionCounters>,
+    /// The control thread has told the broker of it.
+    pub announced: bool,
 }
 
 /// Where a gateway is in its life.

@@ -151,6 +151,8 @@ async fn a_session_whose_beginning_could_not_be_said_is_said_later() {
     };
     until("it is told at once", || told(live) == 1).await;
     let over = random_id();
+    let shared = world.gateway.shared();
+    lock(&shared.live).get_mut(&live).unwrap().announced = false;
     lock(&world.gateway.shared().began_unsaid).extend([over, live]);
     until("it is told again", || told(live) == 2).await;
     assert_eq!(told(over), 0);

@@ -50,7 +50,7 @@ impl Control {
 
     /// The one log line that a session leaves, and the word to the broker.
     fn on_closed(&mut self, closed: &ClosedSession) {
-        lock(&self.shared.live).remove(&closed.id);
+        let entry = lock(&self.shared.live).remove(&closed.id);
         *self.closed_by_reason.entry(closed.reason.as_str()).or_insert(0) += 1;
         tracing::info!(
             step = 12,
@@ -64,6 +64,10 @@ impl Control {
             duration_ms = closed.duration_ms,
             "Session ended"
         );
+        if entry.is_some_and(|entry| !entry.announced) {
+            // Its end overtook its beginning, which comes over another queue.
+            self.tell_broker(GatewayToBroker::SessionStarted { session: closed.id });
+        }
         self.tell_broker(GatewayToBroker::SessionEnded {
             session: closed.id,
             close_reason: closed.reason.as_str().to_owned(),
@@ -73,10 +77,13 @@ impl Control {
         });
     }
 
-    /// A session is relayed (step 11). Its end comes over another queue and may
-    /// have been first: one that is over must not begin for the broker.
+    /// A session is relayed (step 11). One that is over already was announced
+    /// with its end.
     pub(super) fn on_started(&mut self, session: SessionId) {
-        if lock(&self.shared.live).contains_key(&session) {
+        let mut live = lock(&self.shared.live);
+        let Some(entry) = live.get_mut(&session) else { return };
+        if !std::mem::replace(&mut entry.announced, true) {
+            drop(live);
             self.tell_broker(GatewayToBroker::SessionStarted { session });
         }
     }

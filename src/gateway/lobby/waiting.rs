@@ -115,6 +115,7 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) {
         client: client.peer,
         started_at: UnixMillis::now(),
         counters: Arc::clone(&counters),
+        announced: false,
     };
     // Entered first: the worker may end it before the next line runs.
     lock(&shared.live).insert(session, entry);
