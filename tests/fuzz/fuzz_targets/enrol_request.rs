@@ -1,0 +1,4 @@
+//! libFuzzer drives `enrol_request` of `targets.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::run("enrol_request", input));

@@ -1,0 +1,4 @@
+//! libFuzzer drives `identity_token` of `targets.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::run("identity_token", input));

@@ -1,0 +1,4 @@
+//! libFuzzer drives `tls_greeting` of `targets.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ringway_fuzz::run("tls_greeting", input));
