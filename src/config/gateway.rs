@@ -126,7 +126,8 @@ pub struct GatewayThreads {
     /// 0: one per core. Each is pinned to its core.
     pub relay_workers: u16,
     pub lobby_threads: u16,
-    /// Receive buffers of 256 KiB per relay worker; a power of two.
+    /// Receive buffers of 128 KiB per relay worker; a power of two. Together
+    /// they should fit the L2 cache of a core.
     pub rx_buffers: u16,
     /// Output slots of 288 KiB per relay worker.
     pub output_slots: u32,
@@ -141,7 +142,7 @@ impl Default for GatewayThreads {
         Self {
             relay_workers: 0,
             lobby_threads: 1,
-            rx_buffers: 4,
+            rx_buffers: 8,
             output_slots: 256,
             pin: true,
             probe_interval_ms: 5_000,

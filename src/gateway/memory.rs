@@ -3,7 +3,7 @@
 //! take by peers that all behave as badly as they may.
 
 use super::lobby::{BUFFER_BYTES, BUFFERS};
-use super::relay::ring::RX_BUFFER_BYTES;
+use super::relay::ring::{RX_BUFFER_BYTES, SLOT_BYTES};
 use crate::config::gateway::GatewayConfig;
 use crate::tls::handshake::{INCOMING_LIMIT, OUTGOING_LIMIT, PLAINTEXT_LIMIT};
 use crate::tls::record::MAX_PLAINTEXT_LEN;
@@ -15,8 +15,11 @@ const SESSION_TYPICAL: u64 = 12 * 1024;
 const CONNECTION_TYPICAL: u64 = 64 * 1024;
 /// Handshake messages that rustls joins.
 const HANDSHAKE_MAX: u64 = 64 * 1024;
-/// A receive buffer's worth of records, as they are sealed.
-const OUTPUT_SLOT: u64 = 288 * 1024;
+/// One output slot of a worker.
+const OUTPUT_SLOT: u64 = SLOT_BYTES as u64;
+/// A receive buffer's worth of records, as they are sealed for the other leg:
+/// with a few bytes more each, and the rest of one that was kept.
+const SEALED_BUFFER: u64 = (RX_BUFFER_BYTES + 32 * 1024) as u64;
 
 /// Bytes, besides the kernel's socket buffers and the program itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl MemoryNeed {
         // what the worker had received by then, every buffer at worst, is
         // relayed still. On top comes a record that has not arrived whole.
         let leg = limits.leg_output_bytes_max as u64
-            + rx_buffers * OUTPUT_SLOT
+            + rx_buffers * SEALED_BUFFER
             + MAX_PLAINTEXT_LEN as u64;
         let connection = HANDSHAKE_MAX
             + (INCOMING_LIMIT + PLAINTEXT_LIMIT + MAX_PLAINTEXT_LEN + OUTGOING_LIMIT) as u64

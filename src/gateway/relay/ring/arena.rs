@@ -1,12 +1,10 @@
 //! Output slots: where records for a leg are sealed and from where they are
 //! sent. A worker has one arena; idle legs own nothing of it.
 
-use super::receive::RX_BUFFER_BYTES;
-
-/// Room for everything that one full receive buffer turns into: its records
-/// may each grow by a few bytes (another version or suite on the other side),
-/// and the partial record carried over from before comes on top.
-pub const SLOT_BYTES: usize = RX_BUFFER_BYTES + 32 * 1024;
+/// What one turn of the worker brings for a leg is sent as a whole, so a slot
+/// takes several receive buffers: sends of this size are where a relay's CPU
+/// per byte bottoms out, smaller ones cost up to three times as much.
+pub const SLOT_BYTES: usize = 288 * 1024;
 
 /// A piece of output: filled once front to back, then sent, then reused.
 #[derive(Debug)]

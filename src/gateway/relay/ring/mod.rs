@@ -31,7 +31,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
-pub use self::arena::{Arena, Slot};
+pub use self::arena::{Arena, SLOT_BYTES, Slot};
 pub use self::doorbell::Doorbell;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
 pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
@@ -55,7 +55,7 @@ pub struct RingSettings {
 
 impl Default for RingSettings {
     fn default() -> Self {
-        Self { submission_entries: 1_024, completion_entries: 16_384, rx_buffers: 4 }
+        Self { submission_entries: 1_024, completion_entries: 16_384, rx_buffers: 8 }
     }
 }
 

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-/// Size of one receive buffer. Batches of this size are where a relay's CPU
-/// per byte bottoms out; smaller ones cost up to three times as much.
+/// Size of one receive buffer. Up to here larger batches cost a relay less CPU
+/// per byte; beyond, the fewer of them that fit the cache cost small messages
+/// more, of which each takes a whole one.
 pub const RX_BUFFER_BYTES: usize = RX_BUFFER_LENGTH as usize;
 /// The same, as the kernel wants it.
-const RX_BUFFER_LENGTH: u32 = 256 * 1024;
+const RX_BUFFER_LENGTH: u32 = 128 * 1024;
 
 /// The one buffer group.
 pub const GROUP: u16 = 0;
