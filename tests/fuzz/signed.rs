@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ringway::broker::ca::{Authority, machine_identity};
 use ringway::broker::identity::jwt::{self, JwtRules};
-use ringway::broker::state_dir::StateDir;
+use ringway::config::state_dir::StateDir;
 use ringway::core::clock::UnixMillis;
 use ringway::core::codes::Code;
 use ringway::core::ids::GatewayId;
@@ -114,7 +114,7 @@ pub fn ticket(input: &[u8]) {
     } else {
         assert_eq!(signer.sign(&claims), text, "believed, and nobody signed it");
     }
-    let mut used = UsedTickets::new(4);
+    let mut used = UsedTickets::new(4, UnixMillis(0));
     assert_eq!(used.consume(&claims, NOW), Ok(()));
     assert_eq!(used.consume(&claims, NOW), Err(Code::TicketUsed));
 }
@@ -140,7 +140,7 @@ pub fn identity_token(input: &[u8]) {
         issuer: "https://issuer.example".into(),
         audience: "ringway".into(),
         algorithms: vec!["EdDSA".parse().unwrap(), "RS256".parse().unwrap()],
-        user_claim: None,
+        user_claim: "sub".into(),
         groups_claim: "groups".into(),
         leeway_s: 60,
     };
