@@ -75,13 +75,13 @@ mod tests {
     #[test]
     fn each_limit_counts() {
         let least = need("sessions_max = 1\nlobby_connections_max = 1");
-        let worker = 4 * 256 * 1024 + 256 * 288 * 1024;
+        let worker = 8 * 128 * 1024 + 256 * 288 * 1024;
         assert!(least.typical > 2 * worker && least.typical < 2 * worker + 2 * 1024 * 1024);
 
         let sessions = need("sessions_max = 1001\nlobby_connections_max = 1");
         assert_eq!(sessions.typical - least.typical, 1_000 * 12 * 1024);
         // Both legs full, each with what was received when its sender stopped.
-        let leg = 512 * 1024 + 4 * 288 * 1024 + 16 * 1024;
+        let leg = 512 * 1024 + 8 * 160 * 1024 + 16 * 1024;
         assert_eq!(sessions.at_most - least.at_most, 1_000 * (12 * 1024 + 2 * leg));
 
         let connections = need("sessions_max = 1\nlobby_connections_max = 1001");

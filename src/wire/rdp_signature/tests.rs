@@ -355,7 +355,10 @@ fn signed_positions() -> Vec<usize> {
     let mut start = 0;
     for line in text.split_inclusive("\r\n") {
         if signed_lines.iter().any(|name| line.starts_with(&format!("{name}:"))) {
-            positions.extend(start..start + line.len() - 2);
+            // The name of the scope itself is not part of the message: whichever
+            // way its letters are cased, it says the same.
+            let name = if line.starts_with("signscope:") { "signscope".len() } else { 0 };
+            positions.extend(start + name..start + line.len() - 2);
         }
         start += line.len();
     }
