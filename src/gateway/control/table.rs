@@ -1,7 +1,7 @@
 //! What a gateway knows about all gateways, and the candidates it makes of it
 //! for the selection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::core::ids::GatewayId;
 use crate::core::selection::{Candidate, Rtt, RttSource};
@@ -18,11 +18,16 @@ pub struct GatewayTable {
     probes: HashMap<GatewayId, Probe>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The last round trips to one gateway. The shortest is the path; what the
+/// others took longer was a queue or a busy core.
+#[derive(Clone, Debug, Default)]
 struct Probe {
-    rtt_us: u64,
+    rtts_us: VecDeque<u64>,
     at_ms: u64,
 }
+
+/// Round trips that are remembered of one gateway.
+const PROBES_KEPT: usize = 8;
 
 /// What is known about the client that asks.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +54,12 @@ impl GatewayTable {
     }
 
     pub fn record_probe(&mut self, gateway: GatewayId, rtt_us: u64, now_ms: u64) {
-        self.probes.insert(gateway, Probe { rtt_us, at_ms: now_ms });
+        let probe = self.probes.entry(gateway).or_default();
+        if probe.rtts_us.len() >= PROBES_KEPT {
+            probe.rtts_us.pop_front();
+        }
+        probe.rtts_us.push_back(rtt_us);
+        probe.at_ms = now_ms;
     }
 
     /// Gateways that a probe has reached.
@@ -61,7 +71,8 @@ impl GatewayTable {
     pub fn probed(&self, gateway: &GatewayId, now_ms: u64) -> Option<Rtt> {
         let probe = self.probes.get(gateway)?;
         let age_ms = now_ms.saturating_sub(probe.at_ms);
-        Some(Rtt { us: probe.rtt_us, age_ms, source: RttSource::Probe })
+        let us = probe.rtts_us.iter().copied().min()?;
+        Some(Rtt { us, age_ms, source: RttSource::Probe })
     }
 
     /// Every gateway with the best round trip that is known for this client:
@@ -145,6 +156,22 @@ mod tests {
                 None
             ]
         );
+    }
+
+    #[test]
+    fn a_busy_core_does_not_make_a_gateway_far() {
+        let mut table = GatewayTable::default();
+        let a: GatewayId = "a".parse().unwrap();
+        table.replace(vec![entry("a")]);
+        for rtt_us in [40_000, 900, 30_000] {
+            table.record_probe(a.clone(), rtt_us, 5);
+        }
+        assert_eq!(table.probed(&a, 7).map(|rtt| (rtt.us, rtt.age_ms)), Some((900, 2)));
+        // A path that has become longer is believed after a while.
+        for _ in 0..PROBES_KEPT {
+            table.record_probe(a.clone(), 20_000, 9);
+        }
+        assert_eq!(table.probed(&a, 9).map(|rtt| rtt.us), Some(20_000));
     }
 
     #[test]
