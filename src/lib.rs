@@ -26,7 +26,7 @@
 //! reach a gateway or broker; [`channel`] is the machines' side of the broker
 //! channel; [`gateway`], [`broker`],
 //! [`agent`] and [`connect`] are the roles; [`demo`] is all of them in one
-//! process; [`observe`] names what is measured; [`config`] checks what the
+//! process; [`bench`] is the load harness; [`observe`] names what is measured; [`config`] checks what the
 //! operator wrote; [`cli`] is the command line.
 //!
 //! `unsafe` lives in `gateway::relay::ring` and nowhere else; a test of the
@@ -35,6 +35,7 @@
 #![deny(unsafe_code)] // allowed in gateway::relay::ring alone
 
 pub mod agent;
+pub mod bench;
 pub mod broker;
 pub mod channel;
 pub mod cli;

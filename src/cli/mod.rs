@@ -42,6 +42,9 @@ pub enum Command {
     /// Sign and verify .rdp files
     #[command(subcommand)]
     Rdp(crate::cli::rdp::Command),
+    /// Load a gateway, or any relay, and measure it
+    #[command(subcommand)]
+    Bench(crate::bench::Command),
     /// Ask a running broker or gateway for its state, or change it
     Ctl(crate::cli::ctl::Args),
     /// Check a configuration file
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Subscribe(args) => crate::connect::subscribe::run(args),
         Command::Connect(args) => crate::connect::run(args),
         Command::Rdp(command) => rdp::run(command),
+        Command::Bench(command) => crate::bench::run(command),
         Command::Ctl(args) => ctl::run(args),
         Command::Config(command) => crate::config::run(command),
     };

@@ -18,7 +18,7 @@ use crate::wire::arm::{ConnectionRequest, ConnectionResponse, RingwayDetails};
 use crate::wire::rdp_file::RdpFile;
 
 /// Where the entry gateway answers.
-const CONNECTIONS_PATH: &str = "/api/arm/v2/connections";
+pub const CONNECTIONS_PATH: &str = "/api/arm/v2/connections";
 
 /// What a session needs to know.
 #[derive(Clone)]

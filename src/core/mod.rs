@@ -1,7 +1,7 @@
 //! What decides. Nothing here owns a socket, reads a clock, draws a random
 //! number or awaits: time, randomness and bytes are arguments, decisions are
 //! return values. That is what makes each rule testable, fuzzable and
-//! replayable.
+//! replayable. ([`random`] is a formula, its seed an argument like any other.)
 
 pub mod backoff;
 pub mod clock;
@@ -11,6 +11,7 @@ pub mod ids;
 pub mod pairing;
 pub mod per_address;
 pub mod placement;
+pub mod random;
 pub mod secret;
 pub mod selection;
 pub mod tickets;

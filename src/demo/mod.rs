@@ -19,6 +19,7 @@ pub mod rdp_client;
 pub mod rdp_host;
 pub mod report;
 pub mod sign_in;
+pub mod stage;
 pub mod style;
 pub mod tokens;
 pub mod tour;

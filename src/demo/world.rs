@@ -2,7 +2,7 @@
 //! by real TLS over loopback. `ringway demo` shows it; the tests put it to
 //! work with other targets, limits and faults.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::RootCertStore;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Runtime;
 
+use super::stage::{ReservedPort, ScratchDirectory};
 use crate::agent::{Agent, Target};
 use crate::broker::Broker;
 use crate::broker::orchestrate::HOST_ENDED;
@@ -91,7 +91,8 @@ impl World {
     pub async fn start(settings: WorldSettings) -> anyhow::Result<Self> {
         let directory = ScratchDirectory::new()?;
         let port = ReservedPort::new()?;
-        let broker_config = broker_config(&directory.0.join("broker"), port.address, &settings)?;
+        let broker_config =
+            broker_config(&directory.path().join("broker"), port.address, &settings)?;
         let broker_threads = BrokerThreads::new()?;
         let broker = broker_threads.start(&broker_config, &settings).await?;
         let mut world = Self {
@@ -135,14 +136,14 @@ impl World {
     /// # Errors
     /// When it cannot be written.
     pub fn ca_file(&self) -> anyhow::Result<PathBuf> {
-        let path = self.directory.0.join("ca.pem");
+        let path = self.directory.path().join("ca.pem");
         std::fs::write(&path, self.broker.ca_pem())?;
         Ok(path)
     }
 
     #[must_use]
     pub fn directory(&self) -> &Path {
-        &self.directory.0
+        self.directory.path()
     }
 
     /// Enrols and starts a session host, and waits until the broker has it.
@@ -212,7 +213,7 @@ impl World {
             MachineRole::Gateway => None,
         };
         let token = self.broker.create_enrol_token(role, pool, Duration::from_secs(60), 1).await?;
-        let state_dir = self.directory.0.join(name);
+        let state_dir = self.directory.path().join(name);
         enroll(&EnrolSettings {
             broker: self.broker_url().parse()?,
             token: token.parse()?,
@@ -341,42 +342,5 @@ impl Drop for BrokerThreads {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-/// A port of the kernel's choice, held by a socket that is bound and never
-/// listens: nobody else is given it, and with `SO_REUSEADDR` a listener may
-/// come, go and come again.
-struct ReservedPort {
-    address: SocketAddr,
-    _holder: Socket,
-}
-
-impl ReservedPort {
-    fn new() -> anyhow::Result<Self> {
-        let holder = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        holder.set_reuse_address(true)?;
-        holder.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).context("no free port")?;
-        let address = holder.local_addr()?.as_socket().context("not an IP address")?;
-        Ok(Self { address, _holder: holder })
-    }
-}
-
-/// A directory of this world's own, removed with it.
-struct ScratchDirectory(PathBuf);
-
-impl ScratchDirectory {
-    fn new() -> anyhow::Result<Self> {
-        let mut random = [0_u8; 8];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow::anyhow!("no randomness"))?;
-        let path = std::env::temp_dir().join(format!("ringway-demo-{}", hex::encode(random)));
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for ScratchDirectory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -47,7 +47,10 @@ impl Endpoint {
     }
 
     /// The name that the certificate must be for.
-    pub(super) fn server_name(&self) -> Result<ServerName<'static>, DialErrorKind> {
+    ///
+    /// # Errors
+    /// Not for an endpoint that was parsed.
+    pub fn server_name(&self) -> Result<ServerName<'static>, DialErrorKind> {
         ServerName::try_from(self.host.clone())
             .map_err(|error| DialErrorKind::Address { error: error.to_string() })
     }

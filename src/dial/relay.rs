@@ -59,7 +59,14 @@ pub async fn open_leg(
 
 /// The request. A ticket comes from another machine's JSON: one that could end
 /// a header line is not sent.
-fn request_head(endpoint: &Endpoint, role: Role, ticket: &str) -> Result<String, DialErrorKind> {
+///
+/// # Errors
+/// When the ticket cannot be one.
+pub fn request_head(
+    endpoint: &Endpoint,
+    role: Role,
+    ticket: &str,
+) -> Result<String, DialErrorKind> {
     if ticket.len() > TEXT_LENGTH_MAX || !ticket.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(DialErrorKind::Protocol { what: "the ticket is not one".into() });
     }

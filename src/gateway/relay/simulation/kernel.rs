@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 
 use rustix::net::Shutdown;
 
-use super::random::Random;
+use crate::core::random::Random;
 use crate::gateway::relay::kernel::Kernel;
 use crate::gateway::relay::ring::{Completion, ReceiveEnd, Slot, Token};
 

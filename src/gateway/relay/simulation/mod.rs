@@ -6,7 +6,6 @@
 
 mod kernel;
 mod peer;
-mod random;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -16,13 +15,13 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use self::kernel::SimKernel;
 use self::peer::{Ending, Peer};
-use self::random::Random;
 use super::engine::Relay;
 use super::ring::RingSettings;
 use super::session::{Leg, Session, SessionCounters};
 use super::{Event, WorkerSettings, WorkerStats};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
+use crate::core::random::Random;
 use crate::observe::close_reason::CloseReason;
 use crate::tls::handshake::{ClientHandshake, EstablishedTls, ServerHandshake};
 use crate::tls::settings::{MinimumVersion, TlsSettings};

@@ -2,7 +2,7 @@
 //! known bytes to send, and a way to end.
 
 use super::kernel::Wire;
-use super::random::Random;
+use crate::core::random::Random;
 use crate::tls::record::{
     CONTROL_RECORD_LEN, Framed, MAX_OPENED_LEN, MAX_PLAINTEXT_LEN, Opened, RecordLayer, next_record,
 };

@@ -1,0 +1,170 @@
+//! What is loaded: a deployment of our own, or any relay that dials back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+
+use super::deployment::{Deployment, DeploymentSettings};
+use super::engine::{Engine, EngineSettings, Route};
+use super::options::{Address, Cipher, Common, Direction};
+use super::sample::Sample;
+use crate::tls::settings::{MinimumVersion, TlsSettings};
+
+/// What is loaded.
+#[derive(Debug)]
+pub enum Target {
+    Ours(Box<Deployment>),
+    Through { relay: Address, sink: Address },
+}
+
+impl Target {
+    /// Starts what has to be started.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(common: &Common, sessions_max: u32) -> anyhow::Result<Self> {
+        match (common.through, common.sink) {
+            (Some(relay), Some(sink)) => Ok(Self::Through { relay, sink }),
+            _ => Ok(Self::Ours(Box::new(Deployment::start(DeploymentSettings {
+                sessions_max,
+                gateway_core: common.gateway_core,
+                tls: tls(common),
+            })?))),
+        }
+    }
+
+    /// The engine that loads it.
+    ///
+    /// # Errors
+    /// When the sink's port is taken, or the broker does not answer.
+    pub fn engine(&self, common: &Common, bulk: Direction) -> anyhow::Result<Engine> {
+        let (route, client, shake_at, shake_name) = match self {
+            Self::Ours(deployment) => {
+                let name = deployment.url().server_name();
+                let name = name.map_err(|_| anyhow::anyhow!("the gateway has no name"))?;
+                (deployment.route()?, Some(deployment.client_tls()?), deployment.address(), name)
+            }
+            Self::Through { relay, sink } => {
+                let sink_tls =
+                    if sink.is_tls { Some(Arc::new(sink_config(common)?)) } else { None };
+                let route = Route::Through { relay: relay.at, sink: sink.at, sink_tls };
+                let client = if relay.is_tls { Some(trusting_client(common)?) } else { None };
+                (route, client, relay.at, ServerName::from(relay.at.ip()))
+            }
+        };
+        let tls = client.map(|mut config| {
+            // The keys are taken after the handshake, as a gateway does.
+            config.enable_secret_extraction = true;
+            // Every handshake is a full one.
+            config.resumption = rustls::client::Resumption::disabled();
+            Arc::new(config)
+        });
+        let bulk = (bulk != Direction::Down, bulk != Direction::Up);
+        let shake_at: Option<(SocketAddr, _)> = Some((shake_at, shake_name));
+        Engine::new(EngineSettings { route, tls, shake_at, seed: common.seed, bulk })
+    }
+
+    /// What our own processes said last.
+    #[must_use]
+    pub fn log(&self) -> String {
+        match self {
+            Self::Ours(deployment) => deployment.log(),
+            Self::Through { .. } => String::new(),
+        }
+    }
+
+    /// What its processes use; none when there are none that we know.
+    #[must_use]
+    pub fn sample(&self, common: &Common) -> Option<Sample> {
+        let mut pids = common.pids.clone();
+        if let Self::Ours(deployment) = self {
+            pids.push(deployment.gateway_pid());
+        }
+        (!pids.is_empty()).then(|| Sample::of(&pids))
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ours(_) => f.write_str("ringway"),
+            Self::Through { relay, .. } => relay.fmt(f),
+        }
+    }
+}
+
+fn tls(common: &Common) -> TlsSettings {
+    TlsSettings {
+        minimum_version: MinimumVersion::Tls13,
+        prefer_aes128: common.cipher == Cipher::Aes128,
+        ..TlsSettings::default()
+    }
+}
+
+/// A certificate for this run alone.
+fn sink_config(common: &Common) -> anyhow::Result<ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())
+        .map_err(|error| anyhow::anyhow!("the sink's key: {error}"))?;
+    tls(common).server(vec![made.cert.der().clone()], key).context("the sink's certificate")
+}
+
+/// A rival's certificate is nobody's business here.
+fn trusting_client(common: &Common) -> anyhow::Result<ClientConfig> {
+    let mut config = tls(common).client(RootCertStore::empty())?;
+    config.dangerous().set_certificate_verifier(Arc::new(TrustsAnyone(tls(common).provider())));
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct TrustsAnyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustsAnyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
