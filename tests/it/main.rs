@@ -7,6 +7,8 @@
 mod support;
 
 #[cfg(test)]
+mod bench_command;
+#[cfg(test)]
 mod fuzz_corpora;
 #[cfg(test)]
 mod gateway_lifecycle;
