@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use self::ring::{Doorbell, RingError, RingSettings};
+use self::ring::{Doorbell, Features, RingError, RingSettings};
 pub use self::session::{ClosedSession, Leg, Session, SessionCounters, Side};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
@@ -107,6 +107,7 @@ pub struct RelayWorker {
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
     pub stats: Arc<WorkerStats>,
+    pub features: Features,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -141,7 +142,13 @@ impl RelayWorker {
             })
             .map_err(other)?;
         match is_ready.recv() {
-            Ok(Ok(())) => Ok(Self { commands, bell, stats, thread: Mutex::new(Some(thread)) }),
+            Ok(Ok(())) => Ok(Self {
+                commands,
+                bell,
+                stats,
+                features: settings.ring.features,
+                thread: Mutex::new(Some(thread)),
+            }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(other(std::io::Error::other("the worker thread ended at once"))),
         }

@@ -17,6 +17,7 @@
 
 mod arena;
 mod doorbell;
+mod features;
 mod receive;
 mod socket;
 mod token;
@@ -33,6 +34,7 @@ use slab::Slab;
 
 pub use self::arena::{Arena, SLOT_BYTES, Slot};
 pub use self::doorbell::Doorbell;
+pub use self::features::Features;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
 pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
 pub use self::token::Token;
@@ -51,11 +53,18 @@ pub struct RingSettings {
     /// Receive buffers of [`RX_BUFFER_BYTES`] each, shared by all sessions. A
     /// power of two; together they have to fit the L2 cache.
     pub rx_buffers: u16,
+    /// What of newer kernels is used.
+    pub features: Features,
 }
 
 impl Default for RingSettings {
     fn default() -> Self {
-        Self { submission_entries: 1_024, completion_entries: 16_384, rx_buffers: 8 }
+        Self {
+            submission_entries: 1_024,
+            completion_entries: 16_384,
+            rx_buffers: 8,
+            features: Features::LINUX_6_1,
+        }
     }
 }
 
@@ -127,6 +136,10 @@ pub struct Ring {
     backlog: VecDeque<squeue::Entry>,
     /// Operations that the kernel has and has not finished.
     in_kernel: usize,
+    /// Those of them that may write to a receive buffer.
+    receiving: usize,
+    /// Bytes after which a receive ends by itself; 0: never.
+    receive_bytes_max: u32,
 }
 
 impl std::fmt::Debug for Ring {
@@ -176,15 +189,25 @@ impl Ring {
             batch,
             backlog: VecDeque::new(),
             in_kernel: 0,
+            receiving: 0,
+            receive_bytes_max: if settings.features.bounded_receive {
+                receive::RECEIVE_BYTES_MAX
+            } else {
+                0
+            },
         })
     }
 
     /// Arms a multishot receive. The caller keeps `socket` open until the
     /// receive has ended.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, token: Token) {
-        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), receive::GROUP)
+        let mut entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), receive::GROUP)
             .build()
             .user_data(token.pack(Kind::Receive, 0));
+        if self.receive_bytes_max > 0 {
+            receive::bound(&mut entry, self.receive_bytes_max);
+        }
+        self.receiving += 1;
         self.push(&entry);
     }
 
@@ -301,6 +324,9 @@ impl Ring {
         let result = entry.result();
         match kind {
             Kind::Receive => {
+                if !armed {
+                    self.receiving = self.receiving.saturating_sub(1);
+                }
                 let buffer = cqueue::buffer_select(entry.flags());
                 match (usize::try_from(result), buffer) {
                     (Ok(length), Some(id)) if length > 0 => {
@@ -352,14 +378,12 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // Closing a ring cancels what is in flight, but not before close()
-        // returns. Memory that the kernel may still write to is leaked rather
-        // than freed; an orderly worker stops with only its bell in flight.
-        if !self.sending.is_empty() {
-            for slot in self.sending.drain() {
-                std::mem::forget(slot);
-            }
+        // returns. Memory that the kernel may still use is leaked rather than
+        // freed; an orderly worker stops with only its bell in flight.
+        for slot in self.sending.drain() {
+            std::mem::forget(slot);
         }
-        if self.in_kernel > 1 {
+        if self.receiving > 0 {
             self.receive.leak();
         }
     }

@@ -6,8 +6,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
+use io_uring::{Submitter, squeue};
 
 /// Size of one receive buffer. Up to here larger batches cost a relay less CPU
 /// per byte; beyond, the fewer of them that fit the cache cost small messages
@@ -16,8 +16,15 @@ pub const RX_BUFFER_BYTES: usize = RX_BUFFER_LENGTH as usize;
 /// The same, as the kernel wants it.
 const RX_BUFFER_LENGTH: u32 = 128 * 1024;
 
+/// What a bounded receive brings before it has to be armed again: as much of
+/// one sender as fits an output slot, and less than all buffers.
+pub const RECEIVE_BYTES_MAX: u32 = 2 * RX_BUFFER_LENGTH;
+
 /// The one buffer group.
 pub const GROUP: u16 = 0;
+
+/// Where `struct io_uring_sqe` has `optlen`, for which the crate has no setter.
+const OPTLEN_OFFSET: usize = 44;
 
 const PAGE_BYTES: usize = 4_096;
 
@@ -71,6 +78,17 @@ impl Drop for Pages {
             unsafe { dealloc(self.start.as_ptr(), self.layout) }
         }
     }
+}
+
+/// Has a multishot receive end after this many bytes.
+pub fn bound(entry: &mut squeue::Entry, bytes: u32) {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    let start = std::ptr::from_mut(entry).cast::<u8>();
+    // SAFETY: an entry has 64 bytes, so its bytes 44 to 48 are inside.
+    let optlen = unsafe { start.add(OPTLEN_OFFSET) };
+    // SAFETY: the entry is borrowed for writing and is a C struct of integers
+    // alone, of which every bit pattern is valid.
+    unsafe { optlen.cast::<u32>().write_unaligned(bytes) };
 }
 
 /// All receive buffers of one ring.

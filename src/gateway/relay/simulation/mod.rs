@@ -56,7 +56,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let buffers = 1 << random.below(4);
-        let kernel = SimKernel::new(buffers, random.spread(40, 40_000));
+        let bound_bytes = random.chance(50).then(|| random.spread(1, 100_000));
+        let kernel = SimKernel::new(buffers, random.spread(40, 40_000), bound_bytes);
         let limits = GatewayLimits {
             leg_output_bytes_max: random.spread(1_024, 64 * 1024),
             drain_output_ms: 5_000,
