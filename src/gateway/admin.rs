@@ -96,7 +96,7 @@ impl Desk {
             refusals: refusals.iter().map(|(code, n)| (code.to_string(), *n)).collect(),
             close_reasons: close_reasons.into_iter().map(|(r, n)| (r.to_owned(), n)).collect(),
             ring: RingView {
-                kernel: super::kernel_release(),
+                kernel: super::kernel(),
                 masked: shared.config.threads.ring_features == RingFeatures::Linux61,
                 bounded_receive: shared.workers.iter().any(|w| w.features.bounded_receive),
             },

@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod control;
+mod descriptors;
 pub mod health;
 pub mod lobby;
 pub mod memory;
@@ -247,7 +248,7 @@ fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<
         RingFeatures::Linux61 => Features::LINUX_6_1,
     };
     tracing::info!(
-        kernel = kernel_release(),
+        kernel = kernel(),
         features = ?config.threads.ring_features,
         bounded_receive = features.bounded_receive,
         "Relay ring"
@@ -270,8 +271,8 @@ fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<
         .collect()
 }
 
-/// For people: what a kernel can do is tried out.
-fn kernel_release() -> String {
+/// The kernel's release, for people: what it can do is tried out.
+pub(crate) fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
@@ -291,6 +292,7 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
         at_most_mib = memory.at_most / MIB,
         "Memory needed at these limits, besides the kernel's socket buffers"
     );
+    descriptors::make_room(&config);
     let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {

@@ -117,9 +117,9 @@ impl RelayWorker {
     /// # Errors
     /// Why the ring cannot be made.
     pub fn start(settings: WorkerSettings, events: &Events) -> Result<Self, RingError> {
-        let other = |error| RingError::Other { step: "starting the worker thread", error };
+        let failed = RingError::at("a relay worker");
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let bell = Arc::new(Doorbell::new().map_err(other)?);
+        let bell = Arc::new(Doorbell::new().map_err(&failed)?);
         let stats = Arc::new(WorkerStats::default());
         let (ready, is_ready) = bounded(1);
         let ends = worker::Ends {
@@ -140,7 +140,7 @@ impl RelayWorker {
                     let _ = ready.send(Err(error));
                 }
             })
-            .map_err(other)?;
+            .map_err(&failed)?;
         match is_ready.recv() {
             Ok(Ok(())) => Ok(Self {
                 commands,
@@ -150,7 +150,7 @@ impl RelayWorker {
                 thread: Mutex::new(Some(thread)),
             }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(other(std::io::Error::other("the worker thread ended at once"))),
+            Err(_) => Err(failed(std::io::Error::other("the worker thread ended at once"))),
         }
     }
 

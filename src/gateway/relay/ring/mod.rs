@@ -17,6 +17,7 @@
 
 mod arena;
 mod doorbell;
+mod error;
 mod features;
 mod receive;
 mod socket;
@@ -34,6 +35,7 @@ use slab::Slab;
 
 pub use self::arena::{Arena, SLOT_BYTES, Slot};
 pub use self::doorbell::Doorbell;
+pub use self::error::RingError;
 pub use self::features::Features;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
 pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
@@ -64,36 +66,6 @@ impl Default for RingSettings {
             completion_entries: 16_384,
             rx_buffers: 8,
             features: Features::LINUX_6_1,
-        }
-    }
-}
-
-/// Why a ring cannot be made, with what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum RingError {
-    #[error(
-        "this kernel refuses io_uring ({0}); set sysctl kernel.io_uring_disabled=0, or allow \
-         io_uring_setup in the seccomp filter of the service"
-    )]
-    Forbidden(io::Error),
-    #[error("this kernel lacks an io_uring feature ({0}); Ringway needs Linux 6.1 or newer")]
-    TooOld(io::Error),
-    #[error("not enough memory may be locked ({0}); raise LimitMEMLOCK= of the unit (ulimit -l)")]
-    Memory(io::Error),
-    #[error("too many descriptors ({0}); raise LimitNOFILE= of the unit (ulimit -n)")]
-    Descriptors(io::Error),
-    #[error("io_uring set-up failed at {step}: {error}")]
-    Other { step: &'static str, error: io::Error },
-}
-
-impl RingError {
-    fn at(step: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Self::Forbidden(error),
-            Some(libc::ENOSYS | libc::EINVAL) => Self::TooOld(error),
-            Some(libc::ENOMEM) => Self::Memory(error),
-            Some(libc::EMFILE | libc::ENFILE) => Self::Descriptors(error),
-            _ => Self::Other { step, error },
         }
     }
 }
@@ -165,9 +137,9 @@ impl Ring {
             .setup_clamp()
             .setup_cqsize(settings.completion_entries)
             .build(settings.submission_entries)
-            .map_err(RingError::at("io_uring_setup"))?;
+            .map_err(RingError::at("the ring"))?;
         let receive = ReceiveBuffers::register(&ring.submitter(), settings.rx_buffers)
-            .map_err(RingError::at("registering receive buffers"))?;
+            .map_err(RingError::at("registering its receive buffers"))?;
 
         let mut allowed = [
             Restriction::sqe_op(opcode::RecvMulti::CODE),
@@ -178,8 +150,8 @@ impl Ring {
         ];
         ring.submitter()
             .register_restrictions(&mut allowed)
-            .map_err(RingError::at("restricting the ring"))?;
-        ring.submitter().register_enable_rings().map_err(RingError::at("enabling the ring"))?;
+            .map_err(RingError::at("restricting it"))?;
+        ring.submitter().register_enable_rings().map_err(RingError::at("enabling it"))?;
 
         let batch = Vec::with_capacity(ring.params().cq_entries() as usize);
         Ok(Self {
