@@ -43,7 +43,7 @@ impl GatewaySetup {
         let port = ReservedPort::new();
         let text = format!(
             "[gateway]\nlisten = \"{}\"\nurl = \"{}\"\nstate_dir = {:?}\n\
-             [gateway.threads]\nrelay_workers = 1\noutput_slots = 32\npin = false\n\
+             [gateway.threads]\nrelay_workers = 1\npin = false\n\
              [gateway.limits]\n{limits}\n",
             port.address(),
             port.url(),
@@ -117,6 +117,14 @@ impl GatewayProcess {
 
     pub fn open_descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Memory of its own that is resident: not files, not the kernel's.
+    pub fn anonymous_bytes(&self) -> u64 {
+        let rollup = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = std::fs::read_to_string(rollup).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 
     /// CPU time that it has used, user and system.

@@ -19,6 +19,7 @@ mod arena;
 mod doorbell;
 mod error;
 mod features;
+mod pages;
 mod receive;
 mod socket;
 mod token;

@@ -1,13 +1,13 @@
 //! The provided-buffer ring: receive buffers that the kernel picks from when
 //! bytes arrive, so that an idle session owns none.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 use io_uring::{Submitter, squeue};
+
+use super::pages::Pages;
 
 /// Size of one receive buffer. Up to here larger batches cost a relay less CPU
 /// per byte; beyond, the fewer of them that fit the cache cost small messages
@@ -25,8 +25,6 @@ pub const GROUP: u16 = 0;
 
 /// Where `struct io_uring_sqe` has `optlen`, for which the crate has no setter.
 const OPTLEN_OFFSET: usize = 44;
-
-const PAGE_BYTES: usize = 4_096;
 
 /// A receive buffer that holds bytes. Exactly one exists per buffer that the
 /// kernel has handed over; consuming it is the only way to give it back.
@@ -50,33 +48,6 @@ impl Filled {
 
     pub(super) fn into_id(self) -> u16 {
         self.id
-    }
-}
-
-/// Page-aligned memory, zeroed, freed on drop unless leaked.
-struct Pages {
-    start: NonNull<u8>,
-    layout: Layout,
-    leaked: bool,
-}
-
-impl Pages {
-    fn new(bytes: usize) -> io::Result<Self> {
-        let layout = Layout::from_size_align(bytes.max(1), PAGE_BYTES)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Ok(Self { start, layout, leaked: false })
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        if !self.leaked {
-            // SAFETY: allocated in `new` with this layout and freed only here.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) }
-        }
     }
 }
 
@@ -107,7 +78,7 @@ impl ReceiveBuffers {
         let count = count.clamp(1, 1_024).next_power_of_two();
         let entries = Pages::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Pages::new(usize::from(count) * RX_BUFFER_BYTES)?;
-        let address = entries.start.as_ptr() as u64;
+        let address = entries.start().as_ptr() as u64;
         // SAFETY: `entries` is page-aligned, large enough for `count` entries,
         // and outlives the ring: `Ring` drops the ring first.
         unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0) }?;
@@ -129,7 +100,7 @@ impl ReceiveBuffers {
         let offset = usize::from(filled.id) * RX_BUFFER_BYTES;
         // SAFETY: `filled` was made by `filled()`, so id and length are in
         // bounds of `memory`.
-        let start = unsafe { self.memory.start.as_ptr().add(offset) };
+        let start = unsafe { self.memory.start().as_ptr().add(offset) };
         // SAFETY: the bytes are initialised (zeroed, then written by the
         // kernel). The kernel gave this buffer up when it named it and gets it
         // back only through `give_back`, which consumes the one `Filled` of
@@ -143,9 +114,9 @@ impl ReceiveBuffers {
             return;
         }
         let index = usize::from(self.tail & (self.count - 1));
-        let base = self.entries.start.as_ptr().cast::<BufRingEntry>();
+        let base = self.entries.start().as_ptr().cast::<BufRingEntry>();
         // SAFETY: `id` is below `count`, so the offset is inside `memory`.
-        let buffer = unsafe { self.memory.start.as_ptr().add(usize::from(id) * RX_BUFFER_BYTES) };
+        let buffer = unsafe { self.memory.start().as_ptr().add(usize::from(id) * RX_BUFFER_BYTES) };
         // SAFETY: `index` is below `count`, so the entry is inside `entries`.
         let entry = unsafe { base.add(index) };
         // SAFETY: the entry at the tail is ours until the tail is stored; the
@@ -166,7 +137,7 @@ impl ReceiveBuffers {
 
     /// Leaves the memory to the kernel for good.
     pub fn leak(&mut self) {
-        self.entries.leaked = true;
-        self.memory.leaked = true;
+        self.entries.leak();
+        self.memory.leak();
     }
 }

@@ -62,7 +62,7 @@ fn runs_out_of_buffers_and_says_so() {
 #[test]
 fn a_slot_is_the_rings_until_it_was_sent() {
     let mut ring = Ring::new(RingSettings::default()).unwrap();
-    let mut arena = Arena::new(1);
+    let mut arena = Arena::new(1).unwrap();
     let (mut peer, socket) = pair();
     let mut slot = arena.take(1);
     slot.room()[..4].copy_from_slice(b"data");
@@ -106,7 +106,7 @@ fn a_doorbell_wakes_the_ring_from_another_thread() {
 #[test]
 fn dropping_a_ring_with_work_in_flight_is_safe() {
     let mut ring = Ring::new(RingSettings::default()).unwrap();
-    let mut arena = Arena::new(8);
+    let mut arena = Arena::new(8).unwrap();
     let (_peer, socket) = pair();
     ring.receive(socket.as_fd(), TOKEN);
     for _ in 0..8 {

@@ -18,7 +18,7 @@ use self::kernel::SimKernel;
 use self::peer::{Ending, Peer};
 use self::random::Random;
 use super::engine::Relay;
-use super::ring::RingSettings;
+use super::ring::{Arena, RingSettings};
 use super::session::{Leg, Session, SessionCounters};
 use super::{Event, WorkerSettings, WorkerStats};
 use crate::config::gateway::GatewayLimits;
@@ -74,7 +74,8 @@ impl World {
             output_slots: random.below(5),
             limits,
         };
-        let relay = Relay::new(kernel, settings, Arc::new(WorkerStats::default()));
+        let arena = Arena::new(settings.output_slots).unwrap();
+        let relay = Relay::new(kernel, arena, settings, Arc::new(WorkerStats::default()));
         let mut world = Self {
             random,
             relay,
