@@ -44,7 +44,9 @@ fn copy(mut from: TcpStream, mut to: TcpStream, fault: Fault) {
                 here(position).into_iter().for_each(|index| bytes[index] ^= 1);
             }
             Fault::Lost(position) => {
-                here(position).into_iter().for_each(|index| drop(bytes.remove(index)));
+                here(position).into_iter().for_each(|index| {
+                    bytes.remove(index);
+                });
             }
             Fault::Doubled(position) => {
                 here(position).into_iter().for_each(|index| bytes.insert(index, bytes[index]));
