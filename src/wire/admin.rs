@@ -12,7 +12,8 @@ use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
 use crate::core::placement::Phase;
 use crate::core::selection::Explain;
-use crate::observe::histograms::Percentiles;
+use crate::observe::histogram_log;
+use crate::observe::histograms::{Measure, Merged, Percentiles};
 
 use super::enroll::MachineRole;
 
@@ -46,7 +47,7 @@ pub enum AdminRequest {
         server_names: Vec<String>,
     },
     Tokens,
-    /// Added relay latency since the start (gateways).
+    /// What was measured since the start (gateways).
     Histograms,
 }
 
@@ -170,11 +171,41 @@ pub struct RelayedView {
     pub bytes_down: u64,
 }
 
-/// Microseconds from the completion of a receive to that of the send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What was measured, in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistogramsView {
+    /// Added by the relay.
     pub up_us: Percentiles,
     pub down_us: Percentiles,
+    /// Everything, those two included. Older gateways do not send it.
+    #[serde(default)]
+    pub measured: Vec<MeasuredView>,
+}
+
+impl HistogramsView {
+    #[must_use]
+    pub fn of(all: &Merged) -> Self {
+        let percentiles = |of: Measure| all.get(of.as_str()).map(Percentiles::of);
+        let measured = all.iter().map(|(measure, values)| MeasuredView {
+            measure: measure.to_owned(),
+            us: Percentiles::of(values),
+            histogram: histogram_log::encode(values),
+        });
+        Self {
+            up_us: percentiles(Measure::RelayUp).unwrap_or_default(),
+            down_us: percentiles(Measure::RelayDown).unwrap_or_default(),
+            measured: measured.collect(),
+        }
+    }
+}
+
+/// One measure of all threads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredView {
+    pub measure: String,
+    pub us: Percentiles,
+    /// As in an interval log: V2 with DEFLATE, base64.
+    pub histogram: String,
 }
 
 /// Everything at one moment.
