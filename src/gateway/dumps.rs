@@ -73,3 +73,13 @@ fn write(folder: &mut HistogramFolder, interval: &Interval) {
         }
     }
 }
+
+#[cfg(test)]
+impl DumpWriter {
+    /// One without a thread: the test takes the intervals, or leaves them.
+    pub fn for_test() -> (Self, Receiver<Interval>) {
+        let (intervals, to_write) = bounded(INTERVALS_MAX);
+        let (_, ended) = bounded(0);
+        (Self { intervals, ended }, to_write)
+    }
+}

@@ -72,7 +72,9 @@ impl HistogramFolder {
         let mut text = histogram_log::head(&writer, interval.start);
         text.extend(histogram_log::lines(interval, Duration::ZERO));
         let mut current = Current { file, path, base: interval.start, bytes: 0 };
-        match current.write(&text) {
+        // Its name is on the disk only when its folder is.
+        let written = current.write(&text).and_then(|()| File::open(&self.path)?.sync_all());
+        match written {
             Ok(()) => Ok(current),
             Err(error) => {
                 let _ = std::fs::remove_file(&current.path);

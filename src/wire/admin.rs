@@ -295,3 +295,37 @@ pub struct TokenListing {
     #[serde(default)]
     pub server_names: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::histograms::latency;
+
+    #[test]
+    fn a_gateway_that_sends_no_histograms_is_still_understood() {
+        let empty = r#"{"count":0,"p50":0,"p90":0,"p99":0,"p999":0,"max":0}"#;
+        let old = format!(r#"{{"answer":"histograms","up_us":{empty},"down_us":{empty}}}"#);
+        let AdminResponse::Histograms(view) = serde_json::from_str(&old).unwrap() else {
+            panic!("taken for something else");
+        };
+        assert_eq!((view.up_us, view.measured.len()), (Percentiles::default(), 0));
+    }
+
+    #[test]
+    fn the_most_that_can_be_measured_fits_one_line() {
+        let mut all = Merged::default();
+        let mut full = latency();
+        let mut us = 1;
+        while us < full.high() {
+            // Counts that hardly compress.
+            full.saturating_record_n(us, us.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 30);
+            us += 1 + us / 2_048;
+        }
+        for (_, measure, ..) in Measure::ALL {
+            all.add(measure, &full).unwrap();
+        }
+        let answer = AdminResponse::Histograms(HistogramsView::of(&all));
+        let length = serde_json::to_string(&answer).unwrap().len() as u64;
+        assert!(length < LINE_LENGTH_MAX, "{length}");
+    }
+}

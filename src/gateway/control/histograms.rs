@@ -275,3 +275,111 @@ impl Histograms {
         self.writer.write(Interval { start: begun.at, length, histograms });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::Receiver;
+
+    use super::*;
+
+    type Lobby = mpsc::Receiver<Box<LobbyHistograms>>;
+
+    /// With one lobby thread, which the test plays.
+    fn setting() -> (Histograms, Lobby, Receiver<Interval>) {
+        let (writer, written) = DumpWriter::for_test();
+        let (ask, asked) = mpsc::channel(1);
+        (Histograms::new(0, vec![ask], None, writer), asked, written)
+    }
+
+    fn ask(histograms: &mut Histograms) -> oneshot::Receiver<Merged> {
+        let (to, answered) = oneshot::channel();
+        histograms.answer(to, &[]);
+        answered
+    }
+
+    /// The lobby thread answers, having measured one handshake.
+    fn answer(histograms: &mut Histograms, lobby: &mut Lobby) {
+        let mut part = lobby.try_recv().unwrap();
+        assert!(part.each().all(|(_, values)| values.is_empty()), "not empty");
+        part.handshake_us.saturating_record(5);
+        histograms.on_lobby((0, part), &[]);
+    }
+
+    fn time_is_up(histograms: &mut Histograms) {
+        histograms.round.as_mut().unwrap().1 = Instant::now();
+        histograms.tick(&[]);
+    }
+
+    fn handshakes(answered: &mut oneshot::Receiver<Merged>) -> Option<u64> {
+        Some(answered.try_recv().ok()?.get("handshake")?.len())
+    }
+
+    #[test]
+    fn who_asks_during_a_round_is_answered_by_the_next() {
+        let (mut histograms, mut lobby, _written) = setting();
+        let mut early = ask(&mut histograms);
+        let mut late = ask(&mut histograms);
+        assert!(handshakes(&mut early).is_none());
+        answer(&mut histograms, &mut lobby);
+        assert_eq!((handshakes(&mut early), handshakes(&mut late)), (Some(1), None));
+        answer(&mut histograms, &mut lobby);
+        assert_eq!(handshakes(&mut late), Some(2));
+        assert!(lobby.try_recv().is_err(), "asked without need");
+    }
+
+    #[test]
+    fn a_late_thread_delays_nobody_for_ever_and_loses_nothing() {
+        let (mut histograms, mut lobby, written) = setting();
+        histograms.own.place_us.saturating_record(7);
+        let mut first = ask(&mut histograms);
+        time_is_up(&mut histograms);
+        assert_eq!(handshakes(&mut first), Some(0));
+        histograms.dump(&[]);
+        time_is_up(&mut histograms);
+        let tags = |interval: Interval| -> Vec<(String, u64)> {
+            interval.histograms.into_iter().map(|(tag, values)| (tag, values.len())).collect()
+        };
+        assert_eq!(tags(written.try_recv().unwrap()), [("control/place".to_owned(), 1)]);
+        // It was asked once, and what it had counts from now on.
+        answer(&mut histograms, &mut lobby);
+        assert!(lobby.try_recv().is_err());
+        histograms.dump(&[]);
+        answer(&mut histograms, &mut lobby);
+        assert_eq!(tags(written.try_recv().unwrap()), [("lobby-0/handshake".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_slow_disk_makes_intervals_longer_and_loses_nothing() {
+        let (mut histograms, mut lobby, written) = setting();
+        let begun = histograms.last_cut.instant;
+        for _ in 0..4 {
+            histograms.dump(&[]);
+            answer(&mut histograms, &mut lobby);
+        }
+        let first: Vec<Interval> = written.try_iter().collect();
+        // Owed, so that the next tick does it.
+        histograms.tick(&[]);
+        answer(&mut histograms, &mut lobby);
+        let last = written.try_recv().unwrap();
+        let counts = |interval: &Interval| interval.histograms[0].1.len();
+        assert_eq!(first.iter().map(counts).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(counts(&last), 3);
+        let lengths: Duration = first.iter().chain([&last]).map(|one| one.length).sum();
+        assert_eq!(lengths, histograms.last_cut.instant.duration_since(begun));
+        histograms.tick(&[]);
+        assert!(lobby.try_recv().is_err(), "owed for ever");
+    }
+
+    #[test]
+    fn memory_goes_round_and_is_empty_when_given_out() {
+        let (mut histograms, mut lobby, _written) = setting();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            histograms.dump(&[]);
+            let part = lobby.try_recv().unwrap();
+            seen.push(std::ptr::from_ref(&*part));
+            histograms.on_lobby((0, part), &[]);
+        }
+        assert!(seen.iter().all(|at| *at == seen[0]));
+    }
+}
