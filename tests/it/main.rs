@@ -17,6 +17,8 @@ mod gateway_peers;
 #[cfg(test)]
 mod gateway_process;
 #[cfg(test)]
+mod gateway_refuses;
+#[cfg(test)]
 mod gateway_relay;
 #[cfg(test)]
 mod gateway_selection;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,9 +31,55 @@ pub struct GatewayProcess {
     state_dir: TempDir,
 }
 
+/// Enrolled and configured, and not started yet.
+pub struct GatewaySetup {
+    id: GatewayId,
+    port: ReservedPort,
+    state_dir: TempDir,
+}
+
+impl GatewaySetup {
+    /// `limits` are lines of TOML for `[gateway.limits]`, and tables after it.
+    pub fn new(name: &str, ca: &TestCa, broker_url: &str, limits: &str) -> Self {
+        let state_dir = tempfile::tempdir().unwrap();
+        ca.enrol(state_dir.path(), name, MachineRole::Gateway, broker_url);
+        let port = ReservedPort::new();
+        let text = format!(
+            "[gateway]\nlisten = \"{}\"\nurl = \"{}\"\nstate_dir = {:?}\n\
+             [gateway.threads]\nrelay_workers = 1\npin = false\n\
+             [gateway.limits]\n{limits}\n",
+            port.address(),
+            port.url(),
+            state_dir.path(),
+        );
+        let setup = Self { id: name.parse().unwrap(), port, state_dir };
+        std::fs::write(setup.config(), text).unwrap();
+        setup
+    }
+
+    fn config(&self) -> PathBuf {
+        self.state_dir.path().join("gateway.toml")
+    }
+
+    /// The command that runs it, behind the words of another that changes what
+    /// it may do.
+    pub fn command(&self, through: &[&str]) -> Command {
+        let mut command = match through {
+            [] => ringway(),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(ringway().get_program());
+                command
+            }
+        };
+        command.arg("gateway").arg("--config").arg(self.config()).env("RINGWAY_LOG", "info");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+}
+
 impl GatewayProcess {
-    /// `descriptors` is its RLIMIT_NOFILE; `limits` are lines of TOML for
-    /// `[gateway.limits]`, and tables after it.
+    /// `descriptors` is its RLIMIT_NOFILE; `limits` as in [`GatewaySetup::new`].
     pub fn start(ca: &TestCa, broker_url: &str, descriptors: u64, limits: &str) -> Self {
         Self::start_as("gw-process", ca, broker_url, descriptors, limits)
     }
@@ -45,23 +91,8 @@ impl GatewayProcess {
         descriptors: u64,
         limits: &str,
     ) -> Self {
-        let state_dir = tempfile::tempdir().unwrap();
-        ca.enrol(state_dir.path(), name, MachineRole::Gateway, broker_url);
-        let port = ReservedPort::new();
-        let config = state_dir.path().join("gateway.toml");
-        let text = format!(
-            "[gateway]\nlisten = \"{}\"\nurl = \"{}\"\nstate_dir = {:?}\n\
-             [gateway.threads]\nrelay_workers = 1\noutput_slots = 32\npin = false\n\
-             [gateway.limits]\n{limits}\n",
-            port.address(),
-            port.url(),
-            state_dir.path(),
-        );
-        std::fs::write(&config, text).unwrap();
-
-        let mut command = ringway();
-        command.arg("gateway").arg("--config").arg(&config).env("RINGWAY_LOG", "info");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let setup = GatewaySetup::new(name, ca, broker_url, limits);
+        let mut command = setup.command(&[]);
         let limit = Rlimit { current: Some(descriptors), maximum: Some(descriptors) };
         let mut child = command.spawn().unwrap();
         prlimit(Some(Pid::from_child(&child)), Resource::Nofile, limit).unwrap();
@@ -74,7 +105,8 @@ impl GatewayProcess {
                 log.push('\n');
             }
         });
-        Self { id: name.parse().unwrap(), port, child, log, state_dir }
+        let GatewaySetup { id, port, state_dir } = setup;
+        Self { id, port, child, log, state_dir }
     }
 
     /// A relayed session, as soon as the gateway has the broker's ticket keys.
@@ -140,6 +172,14 @@ impl GatewayProcess {
 
     pub fn open_descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Memory of its own that is resident: not files, not the kernel's.
+    pub fn anonymous_bytes(&self) -> u64 {
+        let rollup = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = std::fs::read_to_string(rollup).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 
     /// CPU time that it has used, user and system.

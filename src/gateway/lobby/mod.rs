@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 pub use self::accept::BUFFERS;
 pub use self::connection::BUFFER_BYTES;
 use self::meter::{LobbyPart, Outlet};
+use super::relay::ring::RingError;
 use super::shared::Shared;
 use crate::dial::tcp::tune;
 use crate::observe::histograms::LobbyHistograms;
@@ -69,10 +70,11 @@ pub struct LobbyMeters {
 pub fn start(
     listeners: Vec<TcpListener>,
     shared: &Arc<Shared>,
-) -> io::Result<(Vec<JoinHandle<()>>, LobbyMeters)> {
+) -> Result<(Vec<JoinHandle<()>>, LobbyMeters), RingError> {
+    let failed = RingError::at("a lobby thread");
     let (parts, full) = mpsc::channel(listeners.len().max(1));
     let mut ask = Vec::new();
-    let threads: io::Result<_> = listeners
+    let threads: Result<_, RingError> = listeners
         .into_iter()
         .enumerate()
         .map(|(index, listener)| {
@@ -83,10 +85,11 @@ pub fn start(
             let outlet = Outlet { thread: index, asked, parts: parts.clone() };
             let thread = std::thread::Builder::new()
                 .name(format!("lobby-{index}"))
-                .spawn(move || accept::run(listener, shared, outlet, &ready))?;
+                .spawn(move || accept::run(listener, shared, outlet, &ready))
+                .map_err(&failed)?;
             match is_ready.recv() {
                 Ok(outcome) => outcome.map(|()| thread),
-                Err(_) => Err(io::Error::other("a lobby thread ended at once: no io_uring?")),
+                Err(_) => Err(failed(io::Error::other("it ended at once"))),
             }
         })
         .collect();
