@@ -66,8 +66,6 @@ impl fmt::Display for Measure {
 
 /// What one thread measures.
 pub trait HistogramSet: Default {
-    /// Adds another set's values.
-    fn merge(&mut self, other: &Self);
     /// Forgets all values and keeps the memory.
     fn clear(&mut self);
     fn each(&self) -> impl Iterator<Item = (Measure, &Histogram<u64>)>;
@@ -95,11 +93,6 @@ macro_rules! histogram_set {
         }
 
         impl HistogramSet for $set {
-            fn merge(&mut self, other: &Self) {
-                // Both have the same bounds: adding cannot fail.
-                $(let _ = self.$field.add(&other.$field);)+
-            }
-
             fn clear(&mut self) {
                 $(self.$field.clear();)+
             }
@@ -150,19 +143,25 @@ pub fn record(histogram: &mut Histogram<u64>, took: Duration) {
 pub struct Merged(BTreeMap<String, Histogram<u64>>);
 
 impl Merged {
+    /// Everything that a gateway measures, without values.
+    #[must_use]
+    pub fn with_all_of_ours() -> Self {
+        let empty = Measure::ALL.iter().map(|(_, name, ..)| ((*name).to_owned(), growing()));
+        Self(empty.collect())
+    }
+
     /// Adds the values of one more. Bounds may differ: other programs write
     /// logs too.
     ///
     /// # Errors
     /// When a count would overflow.
-    #[expect(clippy::expect_used, reason = "the number of digits is a constant and valid")]
     pub fn add(&mut self, measure: &str, values: &Histogram<u64>) -> Result<(), AdditionError> {
         if let Some(there) = self.0.get_mut(measure) {
             return there.add(values);
         }
-        let mut grows = Histogram::new(DIGITS).expect("valid digits");
-        grows.add(values)?;
-        self.0.insert(measure.to_owned(), grows);
+        let mut first = growing();
+        first.add(values)?;
+        self.0.insert(measure.to_owned(), first);
         Ok(())
     }
 
@@ -183,6 +182,21 @@ impl Merged {
         let is_ours = |name: &str| Measure::ALL.iter().any(|(_, ours, ..)| *ours == name);
         ours.chain(others.filter(move |(name, _)| !is_ours(name)))
     }
+}
+
+impl IntoIterator for Merged {
+    type Item = (String, Histogram<u64>);
+    type IntoIter = std::collections::btree_map::IntoIter<String, Histogram<u64>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// An empty histogram that takes room when it needs it.
+#[expect(clippy::expect_used, reason = "the number of digits is a constant and valid")]
+fn growing() -> Histogram<u64> {
+    Histogram::new(DIGITS).expect("valid digits")
 }
 
 /// Percentiles as they are printed and sent.
@@ -216,16 +230,17 @@ mod tests {
 
     #[test]
     fn workers_merge() {
-        let mut all = RelayHistograms::new();
+        let mut all = Merged::with_all_of_ours();
         let mut one = RelayHistograms::new();
         for us in 1..=100 {
             one.up_us.saturating_record(us);
         }
-        all.merge(&one);
-        all.merge(&one);
-        let percentiles = Percentiles::of(&all.up_us);
+        for (measure, values) in one.each().chain(one.each()) {
+            all.add(measure.as_str(), values).unwrap();
+        }
+        let percentiles = Percentiles::of(all.get("relay_up").unwrap());
         assert_eq!((percentiles.count, percentiles.p50, percentiles.max), (200, 50, 100));
-        assert_eq!(Percentiles::of(&all.down_us).count, 0);
+        assert_eq!(Percentiles::of(all.get("relay_down").unwrap()).count, 0);
     }
 
     #[test]

@@ -24,11 +24,12 @@ use crate::observe::histograms::{
 /// For all threads to answer. Each does within a turn of its loop.
 const ROUND_MAX: Duration = Duration::from_secs(2);
 
-/// What one thread measured.
+/// What one thread measured. Its own sets have their full size from the start;
+/// what is kept of them grows with the longest time that was measured.
 struct Thread<S> {
     name: String,
-    since_start: S,
-    since_dump: S,
+    since_start: Merged,
+    since_dump: Merged,
     /// To be exchanged next; its memory is warm.
     spare: Option<Box<S>>,
     /// It was asked and has not answered.
@@ -37,7 +38,7 @@ struct Thread<S> {
 
 impl<S: HistogramSet> Thread<S> {
     fn new(name: String) -> Self {
-        let (since_start, since_dump) = (S::default(), S::default());
+        let (since_start, since_dump) = (Merged::default(), Merged::default());
         Self { name, since_start, since_dump, spare: None, is_asked: false }
     }
 
@@ -53,25 +54,27 @@ impl<S: HistogramSet> Thread<S> {
     }
 
     fn keep(&mut self, mut part: Box<S>) {
-        self.since_start.merge(&part);
-        self.since_dump.merge(&part);
+        for (measure, values) in part.each().filter(|(_, values)| !values.is_empty()) {
+            for kept in [&mut self.since_start, &mut self.since_dump] {
+                // Counts of 64 bits do not overflow within a gateway's life.
+                let _ = kept.add(measure.as_str(), values);
+            }
+        }
         part.clear();
         self.spare = Some(part);
         self.is_asked = false;
     }
 
     fn merge_into(&self, all: &mut Merged) {
-        for (measure, values) in self.since_start.each() {
-            // Counts of 64 bits do not overflow within a gateway's life.
-            let _ = all.add(measure.as_str(), values);
+        for (measure, values) in self.since_start.iter() {
+            let _ = all.add(measure, values);
         }
     }
 
     fn cut(&mut self, lines: &mut Vec<(String, Histogram<u64>)>) {
-        for (measure, values) in self.since_dump.each().filter(|(_, values)| !values.is_empty()) {
-            lines.push((format!("{}/{measure}", self.name), values.clone()));
+        for (measure, values) in std::mem::take(&mut self.since_dump) {
+            lines.push((format!("{}/{measure}", self.name), values));
         }
-        self.since_dump.clear();
     }
 }
 
@@ -246,7 +249,7 @@ impl Histograms {
             self.cut();
         }
         if !wishes.answers.is_empty() {
-            let mut all = Merged::default();
+            let mut all = Merged::with_all_of_ours();
             self.control.merge_into(&mut all);
             self.lobby.iter().for_each(|thread| thread.merge_into(&mut all));
             self.workers.iter().for_each(|thread| thread.merge_into(&mut all));
