@@ -5,12 +5,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde::Serialize;
 
 use super::sample::{Machine, Sample};
 use super::tally::{Faults, Tally};
+use crate::observe::histogram_log::{self, Interval};
 use crate::observe::histograms::Percentiles;
 
 /// A number of each direction.
@@ -317,30 +316,17 @@ pub fn write_hlog(
     began: SystemTime,
     elapsed: Duration,
 ) -> anyhow::Result<()> {
-    let mut bytes = Vec::new();
-    let mut serializer = V2DeflateSerializer::new();
-    {
-        let mut builder = IntervalLogWriterBuilder::new();
-        let mut writer = builder
-            .add_comment("ringway bench; values in microseconds")
-            .with_start_time(began)
-            .with_base_time(began)
-            .with_max_value_divisor(1.0)
-            .begin_log_with(&mut bytes, &mut serializer)?;
-        for (tag, histogram) in [
-            ("up", &tally.up_us),
-            ("down", &tally.down_us),
-            ("handshake", &tally.handshake_us),
-            ("generator_late", &tally.late_us),
-        ] {
-            let tag = Tag::new(tag).filter(|_| !histogram.is_empty());
-            if tag.is_some() {
-                writer.write_histogram(histogram, Duration::ZERO, elapsed, tag).map_err(
-                    |error| anyhow::anyhow!("the histogram cannot be written: {error:?}"),
-                )?;
-            }
-        }
-    }
+    let histograms = [
+        ("up", &tally.up_us),
+        ("down", &tally.down_us),
+        ("handshake", &tally.handshake_us),
+        ("generator_late", &tally.late_us),
+    ];
+    let histograms = histograms.into_iter().filter(|(_, values)| !values.is_empty());
+    let histograms = histograms.map(|(tag, values)| (tag.to_owned(), values.clone())).collect();
+    let mut bytes = histogram_log::head("ringway bench", began);
+    let interval = Interval { start: began, length: elapsed, histograms };
+    bytes.extend_from_slice(&histogram_log::lines(&interval, Duration::ZERO));
     std::fs::write(path, bytes)?;
     Ok(())
 }
