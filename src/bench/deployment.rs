@@ -70,7 +70,8 @@ pub struct Deployment {
     token: String,
     tls: TlsSettings,
     sessions_max: u32,
-    runtime: Runtime,
+    /// There until the end.
+    runtime: Option<Runtime>,
     _ports: [ReservedPort; 2],
     directory: ScratchDirectory,
 }
@@ -127,7 +128,7 @@ impl Deployment {
             token,
             tls: settings.tls,
             sessions_max: settings.sessions_max,
-            runtime,
+            runtime: Some(runtime),
             _ports: [broker_port, gateway_port],
             directory,
         })
@@ -178,7 +179,8 @@ impl Deployment {
         let (commands, inbox) = unbounded();
         let bell = Arc::new(Doorbell::new()?);
         let engine = ToEngine { commands, bell: Arc::clone(&bell), numbers: Arc::default() };
-        let _inside = self.runtime.enter();
+        let runtime = self.runtime.as_ref().context("the deployment has ended")?;
+        let _inside = runtime.enter();
 
         let enrolment = Enrolment::load_as(&self.state, MachineRole::Agent)?;
         let dial = DialLimits::default();
@@ -194,8 +196,8 @@ impl Deployment {
             vec![AgentToBroker::Hello { version: VERSION, software, live: Vec::new(), capacity }]
         });
         let (welcomed, welcome) = tokio::sync::oneshot::channel();
-        self.runtime.spawn(hear_orders(channel, events, engine.clone(), welcomed, self.address));
-        self.runtime
+        runtime.spawn(hear_orders(channel, events, engine.clone(), welcomed, self.address));
+        runtime
             .block_on(async { tokio::time::timeout(START_LIMIT, welcome).await })
             .context("the broker did not welcome the session host in time")??;
 
@@ -208,7 +210,7 @@ impl Deployment {
             engine,
         };
         let (ask, asked) = mpsc::unbounded_channel();
-        self.runtime.spawn(ask_for_sessions(user, asked));
+        runtime.spawn(ask_for_sessions(user, asked));
         let opener: Opener = Box::new(move |number| {
             // Its receiver ends with the runtime, and that after the engine.
             let _ = ask.send(number);
@@ -219,6 +221,10 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
+        // The session host leaves before the broker does.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(POLL);
+        }
         for child in [&mut self.gateway, &mut self.broker] {
             end(child);
         }

@@ -20,7 +20,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use slab::Slab;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use self::plan::Due;
 pub use self::shakes::Pace;
@@ -311,11 +311,12 @@ impl Engine {
     fn on_ready(&mut self, target: Target, flags: EventFlags) {
         match target {
             Target::Leg(session, side) => {
-                if flags.contains(EventFlags::OUT)
-                    && let Some(session) = self.sessions.get_mut(session as usize)
+                if let Some(session) = self.sessions.get_mut(session as usize)
                     && let Some(leg) = session.leg(side)
                 {
-                    leg.blocked = false;
+                    leg.blocked &= !flags.contains(EventFlags::OUT);
+                    let end = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+                    leg.hung_up |= flags.intersects(end);
                 }
                 self.advance(session, side);
             }
@@ -353,14 +354,15 @@ impl Engine {
             self.watch(&socket, Target::Leg(number, side))?;
             Leg::dialling(socket, tls, greeting)
         });
-        if let (Ok(leg), None) = (&dialled, &self.congestion_control) {
-            let name = SockRef::from(&leg.socket).tcp_congestion();
-            let text =
-                name.map(|name| String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned());
-            self.congestion_control = text.ok();
-        }
         match (dialled, self.sessions.get_mut(number as usize)) {
-            (Ok(leg), Some(session)) => *session.leg(side) = Some(leg),
+            (Ok(leg), Some(session)) => {
+                // Without TLS there is nothing to wait for.
+                let is_open = leg.is_open();
+                *session.leg(side) = Some(leg);
+                if is_open {
+                    self.on_leg_open(number, side);
+                }
+            }
             (Err(error), _) => self.fail(number, &error.to_string()),
             (Ok(_), None) => {}
         }

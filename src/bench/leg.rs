@@ -72,6 +72,8 @@ pub struct Leg {
     pub unsent: Vec<u8>,
     /// The socket takes nothing now.
     pub blocked: bool,
+    /// The end of its stream has arrived, behind what is still to be read.
+    pub hung_up: bool,
     /// Not read, on purpose.
     pub stalled: bool,
     partial: Vec<u8>,
@@ -116,6 +118,7 @@ impl Leg {
             stage,
             unsent: Vec::new(),
             blocked: false,
+            hung_up: false,
             stalled: false,
             partial: Vec::new(),
         }

@@ -84,7 +84,8 @@ impl Machine {
         let uname = rustix::system::uname();
         Self {
             cpu: cpu.to_owned(),
-            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            // Of the machine; we may be confined to one.
+            cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: uname.release().to_string_lossy().into_owned(),
             ringway: env!("CARGO_PKG_VERSION"),
             congestion_control: congestion_control.unwrap_or_else(|| "unknown".into()),

@@ -131,6 +131,8 @@ pub struct GatewayThreads {
     pub rx_buffers: u16,
     /// Output slots of 288 KiB per relay worker.
     pub output_slots: u32,
+    /// What the relay's rings use of kernels newer than Linux 6.1.
+    pub ring_features: RingFeatures,
     /// Pin relay workers to cores.
     pub pin: bool,
     /// Time between two probes of another gateway.
@@ -144,10 +146,22 @@ impl Default for GatewayThreads {
             lobby_threads: 1,
             rx_buffers: 8,
             output_slots: 256,
+            ring_features: RingFeatures::Probed,
             pin: true,
             probe_interval_ms: 5_000,
         }
     }
+}
+
+/// A way back from a kernel whose newer features misbehave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum RingFeatures {
+    /// What a trial at the start finds.
+    #[serde(rename = "probed")]
+    Probed,
+    /// Nothing.
+    #[serde(rename = "linux-6.1")]
+    Linux61,
 }
 
 /// Heartbeats on the channel to the broker.

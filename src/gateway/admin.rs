@@ -8,11 +8,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::control::Question;
 use super::shared::{Shared, lock};
+use crate::config::gateway::RingFeatures;
 use crate::core::ids::SessionId;
 use crate::core::selection::{SelectionRules, select};
 use crate::observe::histograms::Percentiles;
 use crate::wire::admin::{
-    AdminRequest, AdminResponse, GatewayStatusView, HistogramsView, RelayedView, WorkerView,
+    AdminRequest, AdminResponse, GatewayStatusView, HistogramsView, RelayedView, RingView,
+    WorkerView,
 };
 
 /// Answers questions about one gateway. Cheap to clone.
@@ -93,6 +95,11 @@ impl Desk {
             timeouts: counters.timeouts.load(Relaxed),
             refusals: refusals.iter().map(|(code, n)| (code.to_string(), *n)).collect(),
             close_reasons: close_reasons.into_iter().map(|(r, n)| (r.to_owned(), n)).collect(),
+            ring: RingView {
+                kernel: super::kernel(),
+                masked: shared.config.threads.ring_features == RingFeatures::Linux61,
+                bounded_receive: shared.workers.iter().any(|w| w.features.bounded_receive),
+            },
             workers: shared.workers.iter().map(|worker| view(&worker.stats)).collect(),
         })))
     }

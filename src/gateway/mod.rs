@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod control;
+mod descriptors;
 pub mod health;
 pub mod lobby;
 pub mod memory;
@@ -29,12 +30,12 @@ pub use self::admin::Desk;
 use self::control::{Parts, Question};
 use self::health::Ailment;
 use self::memory::MemoryNeed;
-use self::relay::ring::RingSettings;
+use self::relay::ring::{Features, RingSettings};
 use self::relay::{Command, Events, RelayWorker, WorkerSettings};
 use self::shared::{Phase, Shared};
 use crate::channel::client::ChannelSettings;
 use crate::channel::enroll::Enrolment;
-use crate::config::gateway::GatewayConfig;
+use crate::config::gateway::{GatewayConfig, RingFeatures};
 use crate::core::codes::Code;
 use crate::dial::{DialLimits, Dialer};
 use crate::observe::close_reason::CloseReason;
@@ -242,6 +243,16 @@ fn prober(config: &GatewayConfig, enrolment: &Enrolment) -> anyhow::Result<Diale
 fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<RelayWorker>> {
     let count = config.relay_workers();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let features = match config.threads.ring_features {
+        RingFeatures::Probed => Features::probe()?,
+        RingFeatures::Linux61 => Features::LINUX_6_1,
+    };
+    tracing::info!(
+        kernel = kernel(),
+        features = ?config.threads.ring_features,
+        bounded_receive = features.bounded_receive,
+        "Relay ring"
+    );
     (0..count)
         .map(|index| {
             let settings = WorkerSettings {
@@ -249,6 +260,7 @@ fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<
                 core: config.threads.pin.then_some(index % cores),
                 ring: RingSettings {
                     rx_buffers: config.threads.rx_buffers,
+                    features,
                     ..RingSettings::default()
                 },
                 output_slots: config.threads.output_slots as usize,
@@ -257,6 +269,11 @@ fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<
             Ok(RelayWorker::start(settings, events)?)
         })
         .collect()
+}
+
+/// The kernel's release, for people: what it can do is tried out.
+pub(crate) fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// `ringway gateway --config FILE`
@@ -275,6 +292,7 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
         at_most_mib = memory.at_most / MIB,
         "Memory needed at these limits, besides the kernel's socket buffers"
     );
+    descriptors::make_room(&config);
     let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {

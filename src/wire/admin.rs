@@ -143,7 +143,19 @@ pub struct GatewayStatusView {
     pub timeouts: u64,
     pub refusals: BTreeMap<String, u64>,
     pub close_reasons: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub ring: RingView,
     pub workers: Vec<WorkerView>,
+}
+
+/// What the relay's rings use of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingView {
+    pub kernel: String,
+    /// The configuration wants nothing newer than Linux 6.1.
+    pub masked: bool,
+    /// Multishot receives end after a number of bytes.
+    pub bounded_receive: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

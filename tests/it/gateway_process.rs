@@ -136,3 +136,14 @@ async fn no_descriptor_is_left_behind() {
     until("all sessions are over", || session_ends() == 21).await;
     until("all descriptors are closed", || setting.process.open_descriptors() <= before).await;
 }
+
+/// Output slots are touched when they are first used, not when they are made.
+#[tokio::test]
+async fn a_gateway_that_relays_little_takes_little_memory() {
+    const RESIDENT_MAX: u64 = 32 * 1024 * 1024;
+    let setting = Setting::start(256, "");
+    let mut pair = setting.first_pair().await;
+    pair.assert_alive().await;
+    let resident = setting.process.anonymous_bytes();
+    assert!(resident < RESIDENT_MAX, "{resident} bytes, with 72 MiB of output slots");
+}

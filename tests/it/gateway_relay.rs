@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use ringway::config::gateway::{GatewayConfig, RingFeatures};
 use ringway::gateway::control::Question;
 use ringway::gateway::shared::lock;
 use ringway::tls::settings::TlsSettings;
@@ -17,6 +18,22 @@ use crate::support::wait::{until, within};
 use crate::support::world::{Pair, World};
 
 const MIB: usize = 1024 * 1024;
+
+/// What this kernel can do, and what every kernel can do.
+const RINGS: [RingFeatures; 2] = [RingFeatures::Probed, RingFeatures::Linux61];
+
+/// A gateway on every kind of ring.
+async fn worlds(adjust: impl Fn(&mut GatewayConfig)) -> Vec<World> {
+    let mut worlds = Vec::new();
+    for ring_features in RINGS {
+        let adjusted = World::start_with(|config| {
+            config.threads.ring_features = ring_features;
+            adjust(config);
+        });
+        worlds.push(adjusted.await);
+    }
+    worlds
+}
 
 /// A client that speaks exactly one version and suite.
 fn only(
@@ -60,14 +77,19 @@ async fn exchange(pair: Pair, length: usize, step: usize) {
 
 #[tokio::test]
 async fn step_12_bytes_pass_both_ways_at_once_under_every_suite() {
-    let world = World::start_with(|config| config.tls.chacha20 = true).await;
+    for world in worlds(|config| config.tls.chacha20 = true).await {
+        speak_every_suite(&world).await;
+    }
+}
+
+async fn speak_every_suite(world: &World) {
     let flavours = [
-        only(&world, &TLS13, CipherSuite::TLS13_AES_256_GCM_SHA384),
-        only(&world, &TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-        only(&world, &TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
-        only(&world, &TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-        only(&world, &TLS13, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
-        only(&world, &TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+        only(world, &TLS13, CipherSuite::TLS13_AES_256_GCM_SHA384),
+        only(world, &TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        only(world, &TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        only(world, &TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+        only(world, &TLS13, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+        only(world, &TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
     ];
     for (index, client) in flavours.iter().enumerate() {
         let host = &flavours[(index + 1) % flavours.len()];
@@ -111,7 +133,12 @@ async fn step_12_many_small_messages_arrive_in_order() {
 
 #[tokio::test]
 async fn one_direction_can_close_long_before_the_other() {
-    let world = World::start().await;
+    for world in worlds(|_| {}).await {
+        close_one_direction_first(&world).await;
+    }
+}
+
+async fn close_one_direction_first(world: &World) {
     for client_first in [true, false] {
         let Pair { session, client, host } = world.pair().await;
         let (mut first, mut second) = if client_first { (client, host) } else { (host, client) };
@@ -227,8 +254,13 @@ async fn a_key_update_after_the_other_direction_closed_is_followed() {
 
 #[tokio::test]
 async fn a_slow_reader_holds_its_sender_back_and_loses_nothing() {
+    for world in worlds(|_| {}).await {
+        hold_a_sender_back(&world).await;
+    }
+}
+
+async fn hold_a_sender_back(world: &World) {
     const LENGTH: usize = 64 * MIB;
-    let world = World::start().await;
     let mut bystander = world.bystander().await;
     let Pair { session, client, mut host } = world.pair().await;
     small_socket_buffers(&client);
@@ -253,12 +285,17 @@ async fn a_slow_reader_holds_its_sender_back_and_loses_nothing() {
 /// Stalled sessions that would fill the whole arena several times over.
 #[tokio::test]
 async fn many_slow_readers_do_not_take_the_memory_of_the_others() {
+    for world in worlds(|config| config.threads.output_slots = 8).await {
+        hold_many_senders_back(&world).await;
+    }
+}
+
+async fn hold_many_senders_back(world: &World) {
     const SESSIONS: usize = 8;
     const LENGTH: usize = 24 * MIB;
     /// What the kernel may keep for one socket, the gateway's cap, and what
     /// may be under way when it is reached.
     const TAKEN_MAX: u64 = 6 * 1024 * 1024;
-    let world = World::start_with(|config| config.threads.output_slots = 8).await;
     let mut bystander = world.bystander().await;
     let mut stalled = Vec::new();
     for _ in 0..SESSIONS {

@@ -7,6 +7,8 @@
 mod support;
 
 #[cfg(test)]
+mod bench_command;
+#[cfg(test)]
 mod fuzz_corpora;
 #[cfg(test)]
 mod gateway_lifecycle;
@@ -16,6 +18,8 @@ mod gateway_pairing;
 mod gateway_peers;
 #[cfg(test)]
 mod gateway_process;
+#[cfg(test)]
+mod gateway_refuses;
 #[cfg(test)]
 mod gateway_relay;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `ringway gateway` as a process of its own, for what a process has limits on.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,28 +27,60 @@ pub struct GatewayProcess {
     _state_dir: TempDir,
 }
 
-impl GatewayProcess {
-    /// `descriptors` is its RLIMIT_NOFILE; `limits` are lines of TOML for
-    /// `[gateway.limits]`.
-    pub fn start(ca: &TestCa, broker_url: &str, descriptors: u64, limits: &str) -> Self {
+/// Enrolled and configured, and not started yet.
+pub struct GatewaySetup {
+    id: GatewayId,
+    port: ReservedPort,
+    state_dir: TempDir,
+}
+
+impl GatewaySetup {
+    /// `limits` are lines of TOML for `[gateway.limits]`.
+    pub fn new(ca: &TestCa, broker_url: &str, limits: &str) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
         let name = "gw-process";
         ca.enrol(state_dir.path(), name, MachineRole::Gateway, broker_url);
         let port = ReservedPort::new();
-        let config = state_dir.path().join("gateway.toml");
         let text = format!(
             "[gateway]\nlisten = \"{}\"\nurl = \"{}\"\nstate_dir = {:?}\n\
-             [gateway.threads]\nrelay_workers = 1\noutput_slots = 32\npin = false\n\
+             [gateway.threads]\nrelay_workers = 1\npin = false\n\
              [gateway.limits]\n{limits}\n",
             port.address(),
             port.url(),
             state_dir.path(),
         );
-        std::fs::write(&config, text).unwrap();
+        let setup = Self { id: name.parse().unwrap(), port, state_dir };
+        std::fs::write(setup.config(), text).unwrap();
+        setup
+    }
 
-        let mut command = ringway();
-        command.arg("gateway").arg("--config").arg(&config).env("RINGWAY_LOG", "info");
+    fn config(&self) -> PathBuf {
+        self.state_dir.path().join("gateway.toml")
+    }
+
+    /// The command that runs it, behind the words of another that changes what
+    /// it may do.
+    pub fn command(&self, through: &[&str]) -> Command {
+        let mut command = match through {
+            [] => ringway(),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(ringway().get_program());
+                command
+            }
+        };
+        command.arg("gateway").arg("--config").arg(self.config()).env("RINGWAY_LOG", "info");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+}
+
+impl GatewayProcess {
+    /// `descriptors` is its RLIMIT_NOFILE; `limits` are lines of TOML for
+    /// `[gateway.limits]`.
+    pub fn start(ca: &TestCa, broker_url: &str, descriptors: u64, limits: &str) -> Self {
+        let setup = GatewaySetup::new(ca, broker_url, limits);
+        let mut command = setup.command(&[]);
         let limit = Rlimit { current: Some(descriptors), maximum: Some(descriptors) };
         let mut child = command.spawn().unwrap();
         prlimit(Some(Pid::from_child(&child)), Resource::Nofile, limit).unwrap();
@@ -60,7 +93,8 @@ impl GatewayProcess {
                 log.push('\n');
             }
         });
-        Self { id: name.parse().unwrap(), port, child, log, _state_dir: state_dir }
+        let GatewaySetup { id, port, state_dir } = setup;
+        Self { id, port, child, log, _state_dir: state_dir }
     }
 
     pub fn log(&self) -> String {
@@ -83,6 +117,14 @@ impl GatewayProcess {
 
     pub fn open_descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Memory of its own that is resident: not files, not the kernel's.
+    pub fn anonymous_bytes(&self) -> u64 {
+        let rollup = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = std::fs::read_to_string(rollup).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 
     /// CPU time that it has used, user and system.

@@ -4,6 +4,7 @@ pub mod ca;
 pub mod deployment;
 pub mod desktop;
 pub mod fake_broker;
+pub mod faulty_relay;
 pub mod gateway;
 pub mod gateway_process;
 pub mod legs;

@@ -1,33 +1,13 @@
-//! Bytes that say where in a stream they belong, so that a lost, doubled or
-//! swapped piece is noticed whatever its size.
+//! Whole streams of the bench's pattern: a lost, doubled or swapped piece is
+//! noticed whatever its size.
 
-use std::sync::OnceLock;
-
+use ringway::bench::pattern;
+pub use ringway::bench::pattern::PIECE_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-
-/// A prime, so that the pattern does not repeat in step with records, buffers
-/// or slots.
-const PERIOD: usize = 1_048_573;
-/// Longest piece that [`piece`] gives out.
-pub const PIECE_MAX: usize = 64 * 1024;
 
 /// `length` bytes of stream number `stream` from position `at` on.
 pub fn piece(stream: u8, at: usize, length: usize) -> &'static [u8] {
-    static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let period: Vec<u8> = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()[3]
-        })
-        .take(PERIOD)
-        .collect();
-        period.iter().copied().cycle().take(PERIOD + PIECE_MAX).collect()
-    });
-    let start = (at + usize::from(stream) * 4_099) % PERIOD;
-    &table[start..start + length]
+    pattern::piece(u64::from(stream), at as u64, length)
 }
 
 /// Writes positions `from..to` of a stream in pieces of `step` bytes.

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventFlags};
+use socket2::SockRef;
 
 use super::{BATCH_BYTES, Engine, HELLO_BYTES, Route, TURNS_IN_A_ROW, Target, Unclaimed};
 use crate::bench::flow::Wrong;
@@ -60,6 +61,7 @@ impl Engine {
             }
             Err(error) => return Err(error.into()),
         };
+        let hung_up = leg.hung_up;
         let at_ns = super::nanos(self.epoch.elapsed());
         let mut read = Read { progress: Progress::default(), messages: 0, wrong: None, at_ns };
         let bytes = self.input.get(..length).unwrap_or_default();
@@ -75,8 +77,8 @@ impl Engine {
             }
         })?;
         self.after_read(number, side, profile, &read);
-        // A short read has emptied the socket (epoll(7)).
-        Ok(length == BATCH_BYTES)
+        // A short read has emptied the socket, but for its end (epoll(7)).
+        Ok(length == BATCH_BYTES || hung_up)
     }
 
     fn after_read(&mut self, number: u32, side: Side, profile: Profile, read: &Read) {
@@ -109,7 +111,7 @@ impl Engine {
         self.close_if_settled(number);
     }
 
-    fn on_leg_open(&mut self, number: u32, side: Side) {
+    pub(super) fn on_leg_open(&mut self, number: u32, side: Side) {
         let is_through = matches!(self.route, Route::Through { .. });
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         if let (true, Side::Client, Some(leg)) = (is_through, side, session.leg(side)) {
@@ -128,6 +130,11 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         if session.state == State::Opening && session.is_complete() {
             session.state = State::Live;
+            if let (None, Some(leg)) = (&self.congestion_control, session.leg(Side::Client)) {
+                let name = SockRef::from(&leg.socket).tcp_congestion().unwrap_or_default();
+                let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
+                self.congestion_control = Some(name);
+            }
             self.census.opened += 1;
             self.begin(number);
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::core::clock::UnixMillis;
 use crate::core::selection::Explain;
 use crate::observe::histograms::Percentiles;
-use crate::wire::admin::{AdminResponse, GatewayStatusView, SessionView, WorkerView};
+use crate::wire::admin::{AdminResponse, GatewayStatusView, RingView, SessionView, WorkerView};
 
 /// The answer as text, with a newline at its end.
 pub(crate) fn render(response: &AdminResponse) -> String {
@@ -173,6 +173,7 @@ fn gateway_status(status: &GatewayStatusView) -> String {
         ("bytes down", sum(|w| w.bytes_down)),
         ("held back", sum(|w| w.held_back)),
         ("arena overflows", sum(|w| w.arena_overflows)),
+        ("ring", ring(&status.ring)),
     ]);
     for (title, counts) in [("REFUSED", &status.refusals), ("CLOSED", &status.close_reasons)] {
         if !counts.is_empty() {
@@ -181,6 +182,12 @@ fn gateway_status(status: &GatewayStatusView) -> String {
         }
     }
     text
+}
+
+fn ring(ring: &RingView) -> String {
+    let receive = if ring.bounded_receive { "bounded receives" } else { "Linux 6.1 features" };
+    let masked = if ring.masked { " (ring_features)" } else { "" };
+    format!("{receive}{masked} on Linux {}", ring.kernel)
 }
 
 fn phase(session: &SessionView) -> String {

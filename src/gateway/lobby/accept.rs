@@ -12,6 +12,7 @@ use tokio_uring::buf::fixed::FixedBufPool;
 
 use super::connection::{BUFFER_BYTES, Connection};
 use super::requests;
+use crate::gateway::relay::ring::RingError;
 use crate::gateway::shared::{Phase, Shared, lock};
 
 /// Entries of a lobby's ring; connections wait in epoll, so few are in it.
@@ -23,19 +24,27 @@ pub const BUFFERS: usize = 64;
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// Says once over `ready` whether it can work, and then works.
-pub fn run(listener: TcpListener, shared: Arc<Shared>, ready: &Sender<io::Result<()>>) {
+pub fn run(listener: TcpListener, shared: Arc<Shared>, ready: &Sender<Result<(), RingError>>) {
     let _alive = shared.health.lobby_enters();
     let mut ring = tokio_uring::uring_builder();
     // A lobby thread is the only one to use its ring, and wants completions
     // when it looks for them, not as interrupts.
     ring.setup_single_issuer().setup_coop_taskrun();
-    tokio_uring::builder().entries(RING_ENTRIES).uring_builder(&ring).start(async move {
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES).uring_builder(&ring);
+    let runtime = match tokio_uring::Runtime::new(&builder) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(RingError::at("a lobby thread's ring")(error)));
+            return;
+        }
+    };
+    runtime.block_on(async move {
         let buffers = FixedBufPool::new(
             std::iter::repeat_with(|| Vec::with_capacity(BUFFER_BYTES)).take(BUFFERS),
         );
         if let Err(error) = buffers.register() {
-            let advice = "cannot register the lobby's buffers, raise LimitMEMLOCK= of the unit";
-            let _ = ready.send(Err(io::Error::new(error.kind(), format!("{advice}: {error}"))));
+            let _ = ready.send(Err(RingError::at("a lobby thread's registered buffers")(error)));
             return;
         }
         let _ = ready.send(Ok(()));

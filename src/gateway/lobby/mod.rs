@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::accept::BUFFERS;
 pub use self::connection::BUFFER_BYTES;
+use super::relay::ring::RingError;
 use super::shared::Shared;
 use crate::dial::tcp::tune;
 
@@ -54,7 +55,11 @@ pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
 ///
 /// # Errors
 /// When a thread cannot be started, or its ring or buffers cannot be made.
-pub fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
+pub fn start(
+    listeners: Vec<TcpListener>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<JoinHandle<()>>, RingError> {
+    let failed = RingError::at("a lobby thread");
     listeners
         .into_iter()
         .enumerate()
@@ -63,10 +68,11 @@ pub fn start(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> io::Result<Ve
             let (ready, is_ready) = bounded(1);
             let thread = std::thread::Builder::new()
                 .name(format!("lobby-{index}"))
-                .spawn(move || accept::run(listener, shared, &ready))?;
+                .spawn(move || accept::run(listener, shared, &ready))
+                .map_err(&failed)?;
             match is_ready.recv() {
                 Ok(outcome) => outcome.map(|()| thread),
-                Err(_) => Err(io::Error::other("a lobby thread ended at once: no io_uring?")),
+                Err(_) => Err(failed(io::Error::other("it ended at once"))),
             }
         })
         .collect()

@@ -73,10 +73,10 @@ pub(super) struct Relay<K: Kernel> {
 }
 
 impl<K: Kernel> Relay<K> {
-    pub fn new(kernel: K, settings: WorkerSettings, stats: Arc<WorkerStats>) -> Self {
+    pub fn new(kernel: K, arena: Arena, settings: WorkerSettings, stats: Arc<WorkerStats>) -> Self {
         Self {
             kernel,
-            arena: Arena::new(settings.output_slots),
+            arena,
             sessions: Slab::with_capacity(1_024),
             partials: Vec::with_capacity(1_024),
             dirty: Vec::with_capacity(1_024),

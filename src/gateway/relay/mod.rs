@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use self::ring::{Doorbell, RingError, RingSettings};
+use self::ring::{Doorbell, Features, RingError, RingSettings};
 pub use self::session::{ClosedSession, Leg, Session, SessionCounters, Side};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
@@ -107,6 +107,7 @@ pub struct RelayWorker {
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
     pub stats: Arc<WorkerStats>,
+    pub features: Features,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -116,9 +117,9 @@ impl RelayWorker {
     /// # Errors
     /// Why the ring cannot be made.
     pub fn start(settings: WorkerSettings, events: &Events) -> Result<Self, RingError> {
-        let other = |error| RingError::Other { step: "starting the worker thread", error };
+        let failed = RingError::at("a relay worker");
         let (commands, inbox) = bounded(COMMANDS_MAX);
-        let bell = Arc::new(Doorbell::new().map_err(other)?);
+        let bell = Arc::new(Doorbell::new().map_err(&failed)?);
         let stats = Arc::new(WorkerStats::default());
         let (ready, is_ready) = bounded(1);
         let ends = worker::Ends {
@@ -139,11 +140,17 @@ impl RelayWorker {
                     let _ = ready.send(Err(error));
                 }
             })
-            .map_err(other)?;
+            .map_err(&failed)?;
         match is_ready.recv() {
-            Ok(Ok(())) => Ok(Self { commands, bell, stats, thread: Mutex::new(Some(thread)) }),
+            Ok(Ok(())) => Ok(Self {
+                commands,
+                bell,
+                stats,
+                features: settings.ring.features,
+                thread: Mutex::new(Some(thread)),
+            }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(other(std::io::Error::other("the worker thread ended at once"))),
+            Err(_) => Err(failed(std::io::Error::other("the worker thread ended at once"))),
         }
     }
 

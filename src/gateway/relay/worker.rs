@@ -9,7 +9,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::engine::Relay;
-use super::ring::{Completion, Doorbell, Ring, RingError};
+use super::ring::{Arena, Completion, Doorbell, Ring, RingError};
 use super::{Command, Event, WorkerSettings, WorkerStats};
 
 /// Longest sleep: how late a timer may be noticed.
@@ -42,7 +42,9 @@ impl Worker {
         }
         let mut ring = Ring::new(settings.ring)?;
         ring.watch(&ends.bell);
-        let relay = Relay::new(ring, settings, Arc::clone(&ends.stats));
+        let arena = Arena::new(settings.output_slots)
+            .map_err(RingError::at("a relay worker's output slots"))?;
+        let relay = Relay::new(ring, arena, settings, Arc::clone(&ends.stats));
         Ok(Self { relay, ends, epoch: Instant::now(), next_tick_us: 0 })
     }
 

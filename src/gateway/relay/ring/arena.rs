@@ -1,6 +1,10 @@
 //! Output slots: where records for a leg are sealed and from where they are
 //! sent. A worker has one arena; idle legs own nothing of it.
 
+use std::io;
+
+use super::pages::Pages;
+
 /// What one turn of the worker brings for a leg is sent as a whole, so a slot
 /// takes several receive buffers: sends of this size are where a relay's CPU
 /// per byte bottoms out, smaller ones cost up to three times as much.
@@ -9,32 +13,65 @@ pub const SLOT_BYTES: usize = 288 * 1024;
 /// A piece of output: filled once front to back, then sent, then reused.
 #[derive(Debug)]
 pub struct Slot {
-    bytes: Vec<u8>,
+    memory: Memory,
     filled: usize,
     sent: usize,
     /// Monotonic microseconds at which the first byte in it was received.
     pub first_received_us: u64,
-    pooled: bool,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// The arena's, mapped until that is dropped.
+    Pooled(Pages),
+    /// Allocated for one use.
+    Extra(Vec<u8>),
+}
+
+impl Memory {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Pooled(pages) => {
+                // SAFETY: the pages are initialised and mapped as long as they
+                // are borrowed. Nobody else has a pointer to them but the
+                // kernel while it sends from them, and that only reads.
+                unsafe { std::slice::from_raw_parts(pages.start().as_ptr(), pages.len()) }
+            }
+            Self::Extra(bytes) => bytes,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Pooled(pages) => {
+                // SAFETY: as above; and while the kernel sends from the pages
+                // the ring has the slot, so that nobody can call this.
+                unsafe { std::slice::from_raw_parts_mut(pages.start().as_ptr(), pages.len()) }
+            }
+            Self::Extra(bytes) => bytes,
+        }
+    }
 }
 
 impl Slot {
-    fn with_capacity(bytes: usize, pooled: bool) -> Self {
-        Self { bytes: vec![0; bytes], filled: 0, sent: 0, first_received_us: 0, pooled }
+    fn new(memory: Memory) -> Self {
+        Self { memory, filled: 0, sent: 0, first_received_us: 0 }
     }
 
     /// The unused rest, to write records into; [`Slot::commit`] keeps them.
     pub fn room(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.filled..).unwrap_or_default()
+        let filled = self.filled;
+        self.memory.bytes_mut().get_mut(filled..).unwrap_or_default()
     }
 
     /// Keeps the first `length` bytes of the room.
     pub fn commit(&mut self, length: usize) {
-        self.filled = self.filled.saturating_add(length).min(self.bytes.len());
+        self.filled = self.filled.saturating_add(length).min(self.memory.bytes().len());
     }
 
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        self.bytes.get(self.sent..self.filled).unwrap_or_default()
+        self.memory.bytes().get(self.sent..self.filled).unwrap_or_default()
     }
 
     /// The kernel took `length` bytes.
@@ -65,10 +102,13 @@ pub struct Arena {
 
 impl Arena {
     /// An arena of `slots` slots. Their pages are touched on first use only.
-    #[must_use]
-    pub fn new(slots: usize) -> Self {
-        let free = (0..slots).map(|_| Slot::with_capacity(SLOT_BYTES, true)).collect();
-        Self { free, total: slots, overflows: 0 }
+    ///
+    /// # Errors
+    /// When there is no address space for them.
+    pub fn new(slots: usize) -> io::Result<Self> {
+        let pages = std::iter::repeat_with(|| Pages::new(SLOT_BYTES)).take(slots);
+        let free = pages.map(|pages| Ok(Slot::new(Memory::Pooled(pages?))));
+        Ok(Self { free: free.collect::<io::Result<_>>()?, total: slots, overflows: 0 })
     }
 
     /// A slot with room for at least `at_least` bytes. When stalled readers
@@ -81,11 +121,11 @@ impl Arena {
             return slot;
         }
         self.overflows += 1;
-        Slot::with_capacity(at_least, false)
+        Slot::new(Memory::Extra(vec![0; at_least]))
     }
 
     pub fn put(&mut self, mut slot: Slot) {
-        if slot.pooled {
+        if matches!(slot.memory, Memory::Pooled(_)) {
             slot.filled = 0;
             slot.sent = 0;
             self.free.push(slot);
@@ -115,7 +155,7 @@ mod tests {
 
     #[test]
     fn slots_come_back_and_overflow_is_counted_and_freed() {
-        let mut arena = Arena::new(1);
+        let mut arena = Arena::new(1).unwrap();
         let mut slot = arena.take(10);
         slot.room()[..3].copy_from_slice(b"abc");
         slot.commit(3);

@@ -17,6 +17,9 @@
 
 mod arena;
 mod doorbell;
+mod error;
+mod features;
+mod pages;
 mod receive;
 mod socket;
 mod token;
@@ -33,6 +36,8 @@ use slab::Slab;
 
 pub use self::arena::{Arena, SLOT_BYTES, Slot};
 pub use self::doorbell::Doorbell;
+pub use self::error::RingError;
+pub use self::features::Features;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
 pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
 pub use self::token::Token;
@@ -51,40 +56,17 @@ pub struct RingSettings {
     /// Receive buffers of [`RX_BUFFER_BYTES`] each, shared by all sessions. A
     /// power of two; together they have to fit the L2 cache.
     pub rx_buffers: u16,
+    /// What of newer kernels is used.
+    pub features: Features,
 }
 
 impl Default for RingSettings {
     fn default() -> Self {
-        Self { submission_entries: 1_024, completion_entries: 16_384, rx_buffers: 8 }
-    }
-}
-
-/// Why a ring cannot be made, with what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum RingError {
-    #[error(
-        "this kernel refuses io_uring ({0}); set sysctl kernel.io_uring_disabled=0, or allow \
-         io_uring_setup in the seccomp filter of the service"
-    )]
-    Forbidden(io::Error),
-    #[error("this kernel lacks an io_uring feature ({0}); Ringway needs Linux 6.1 or newer")]
-    TooOld(io::Error),
-    #[error("not enough memory may be locked ({0}); raise LimitMEMLOCK= of the unit (ulimit -l)")]
-    Memory(io::Error),
-    #[error("too many descriptors ({0}); raise LimitNOFILE= of the unit (ulimit -n)")]
-    Descriptors(io::Error),
-    #[error("io_uring set-up failed at {step}: {error}")]
-    Other { step: &'static str, error: io::Error },
-}
-
-impl RingError {
-    fn at(step: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Self::Forbidden(error),
-            Some(libc::ENOSYS | libc::EINVAL) => Self::TooOld(error),
-            Some(libc::ENOMEM) => Self::Memory(error),
-            Some(libc::EMFILE | libc::ENFILE) => Self::Descriptors(error),
-            _ => Self::Other { step, error },
+        Self {
+            submission_entries: 1_024,
+            completion_entries: 16_384,
+            rx_buffers: 8,
+            features: Features::LINUX_6_1,
         }
     }
 }
@@ -127,6 +109,10 @@ pub struct Ring {
     backlog: VecDeque<squeue::Entry>,
     /// Operations that the kernel has and has not finished.
     in_kernel: usize,
+    /// Those of them that may write to a receive buffer.
+    receiving: usize,
+    /// Bytes after which a receive ends by itself; 0: never.
+    receive_bytes_max: u32,
 }
 
 impl std::fmt::Debug for Ring {
@@ -152,9 +138,9 @@ impl Ring {
             .setup_clamp()
             .setup_cqsize(settings.completion_entries)
             .build(settings.submission_entries)
-            .map_err(RingError::at("io_uring_setup"))?;
+            .map_err(RingError::at("the ring"))?;
         let receive = ReceiveBuffers::register(&ring.submitter(), settings.rx_buffers)
-            .map_err(RingError::at("registering receive buffers"))?;
+            .map_err(RingError::at("registering its receive buffers"))?;
 
         let mut allowed = [
             Restriction::sqe_op(opcode::RecvMulti::CODE),
@@ -165,8 +151,8 @@ impl Ring {
         ];
         ring.submitter()
             .register_restrictions(&mut allowed)
-            .map_err(RingError::at("restricting the ring"))?;
-        ring.submitter().register_enable_rings().map_err(RingError::at("enabling the ring"))?;
+            .map_err(RingError::at("restricting it"))?;
+        ring.submitter().register_enable_rings().map_err(RingError::at("enabling it"))?;
 
         let batch = Vec::with_capacity(ring.params().cq_entries() as usize);
         Ok(Self {
@@ -176,15 +162,25 @@ impl Ring {
             batch,
             backlog: VecDeque::new(),
             in_kernel: 0,
+            receiving: 0,
+            receive_bytes_max: if settings.features.bounded_receive {
+                receive::RECEIVE_BYTES_MAX
+            } else {
+                0
+            },
         })
     }
 
     /// Arms a multishot receive. The caller keeps `socket` open until the
     /// receive has ended.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, token: Token) {
-        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), receive::GROUP)
+        let mut entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), receive::GROUP)
             .build()
             .user_data(token.pack(Kind::Receive, 0));
+        if self.receive_bytes_max > 0 {
+            receive::bound(&mut entry, self.receive_bytes_max);
+        }
+        self.receiving += 1;
         self.push(&entry);
     }
 
@@ -301,6 +297,9 @@ impl Ring {
         let result = entry.result();
         match kind {
             Kind::Receive => {
+                if !armed {
+                    self.receiving = self.receiving.saturating_sub(1);
+                }
                 let buffer = cqueue::buffer_select(entry.flags());
                 match (usize::try_from(result), buffer) {
                     (Ok(length), Some(id)) if length > 0 => {
@@ -352,14 +351,12 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // Closing a ring cancels what is in flight, but not before close()
-        // returns. Memory that the kernel may still write to is leaked rather
-        // than freed; an orderly worker stops with only its bell in flight.
-        if !self.sending.is_empty() {
-            for slot in self.sending.drain() {
-                std::mem::forget(slot);
-            }
+        // returns. Memory that the kernel may still use is leaked rather than
+        // freed; an orderly worker stops with only its bell in flight.
+        for slot in self.sending.drain() {
+            std::mem::forget(slot);
         }
-        if self.in_kernel > 1 {
+        if self.receiving > 0 {
             self.receive.leak();
         }
     }

@@ -1,13 +1,13 @@
 //! The provided-buffer ring: receive buffers that the kernel picks from when
 //! bytes arrive, so that an idle session owns none.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
+use io_uring::{Submitter, squeue};
+
+use super::pages::Pages;
 
 /// Size of one receive buffer. Up to here larger batches cost a relay less CPU
 /// per byte; beyond, the fewer of them that fit the cache cost small messages
@@ -16,10 +16,15 @@ pub const RX_BUFFER_BYTES: usize = RX_BUFFER_LENGTH as usize;
 /// The same, as the kernel wants it.
 const RX_BUFFER_LENGTH: u32 = 128 * 1024;
 
+/// What a bounded receive brings before it has to be armed again: as much of
+/// one sender as fits an output slot, and less than all buffers.
+pub const RECEIVE_BYTES_MAX: u32 = 2 * RX_BUFFER_LENGTH;
+
 /// The one buffer group.
 pub const GROUP: u16 = 0;
 
-const PAGE_BYTES: usize = 4_096;
+/// Where `struct io_uring_sqe` has `optlen`, for which the crate has no setter.
+const OPTLEN_OFFSET: usize = 44;
 
 /// A receive buffer that holds bytes. Exactly one exists per buffer that the
 /// kernel has handed over; consuming it is the only way to give it back.
@@ -46,31 +51,15 @@ impl Filled {
     }
 }
 
-/// Page-aligned memory, zeroed, freed on drop unless leaked.
-struct Pages {
-    start: NonNull<u8>,
-    layout: Layout,
-    leaked: bool,
-}
-
-impl Pages {
-    fn new(bytes: usize) -> io::Result<Self> {
-        let layout = Layout::from_size_align(bytes.max(1), PAGE_BYTES)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Ok(Self { start, layout, leaked: false })
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        if !self.leaked {
-            // SAFETY: allocated in `new` with this layout and freed only here.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) }
-        }
-    }
+/// Has a multishot receive end after this many bytes.
+pub fn bound(entry: &mut squeue::Entry, bytes: u32) {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    let start = std::ptr::from_mut(entry).cast::<u8>();
+    // SAFETY: an entry has 64 bytes, so its bytes 44 to 48 are inside.
+    let optlen = unsafe { start.add(OPTLEN_OFFSET) };
+    // SAFETY: the entry is borrowed for writing and is a C struct of integers
+    // alone, of which every bit pattern is valid.
+    unsafe { optlen.cast::<u32>().write_unaligned(bytes) };
 }
 
 /// All receive buffers of one ring.
@@ -89,7 +78,7 @@ impl ReceiveBuffers {
         let count = count.clamp(1, 1_024).next_power_of_two();
         let entries = Pages::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Pages::new(usize::from(count) * RX_BUFFER_BYTES)?;
-        let address = entries.start.as_ptr() as u64;
+        let address = entries.start().as_ptr() as u64;
         // SAFETY: `entries` is page-aligned, large enough for `count` entries,
         // and outlives the ring: `Ring` drops the ring first.
         unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0) }?;
@@ -111,7 +100,7 @@ impl ReceiveBuffers {
         let offset = usize::from(filled.id) * RX_BUFFER_BYTES;
         // SAFETY: `filled` was made by `filled()`, so id and length are in
         // bounds of `memory`.
-        let start = unsafe { self.memory.start.as_ptr().add(offset) };
+        let start = unsafe { self.memory.start().as_ptr().add(offset) };
         // SAFETY: the bytes are initialised (zeroed, then written by the
         // kernel). The kernel gave this buffer up when it named it and gets it
         // back only through `give_back`, which consumes the one `Filled` of
@@ -125,9 +114,9 @@ impl ReceiveBuffers {
             return;
         }
         let index = usize::from(self.tail & (self.count - 1));
-        let base = self.entries.start.as_ptr().cast::<BufRingEntry>();
+        let base = self.entries.start().as_ptr().cast::<BufRingEntry>();
         // SAFETY: `id` is below `count`, so the offset is inside `memory`.
-        let buffer = unsafe { self.memory.start.as_ptr().add(usize::from(id) * RX_BUFFER_BYTES) };
+        let buffer = unsafe { self.memory.start().as_ptr().add(usize::from(id) * RX_BUFFER_BYTES) };
         // SAFETY: `index` is below `count`, so the entry is inside `entries`.
         let entry = unsafe { base.add(index) };
         // SAFETY: the entry at the tail is ours until the tail is stored; the
@@ -148,7 +137,7 @@ impl ReceiveBuffers {
 
     /// Leaves the memory to the kernel for good.
     pub fn leak(&mut self) {
-        self.entries.leaked = true;
-        self.memory.leaked = true;
+        self.entries.leak();
+        self.memory.leak();
     }
 }

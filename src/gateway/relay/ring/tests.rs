@@ -62,7 +62,7 @@ fn runs_out_of_buffers_and_says_so() {
 #[test]
 fn a_slot_is_the_rings_until_it_was_sent() {
     let mut ring = Ring::new(RingSettings::default()).unwrap();
-    let mut arena = Arena::new(1);
+    let mut arena = Arena::new(1).unwrap();
     let (mut peer, socket) = pair();
     let mut slot = arena.take(1);
     slot.room()[..4].copy_from_slice(b"data");
@@ -106,7 +106,7 @@ fn a_doorbell_wakes_the_ring_from_another_thread() {
 #[test]
 fn dropping_a_ring_with_work_in_flight_is_safe() {
     let mut ring = Ring::new(RingSettings::default()).unwrap();
-    let mut arena = Arena::new(8);
+    let mut arena = Arena::new(8).unwrap();
     let (_peer, socket) = pair();
     ring.receive(socket.as_fd(), TOKEN);
     for _ in 0..8 {
@@ -118,4 +118,50 @@ fn dropping_a_ring_with_work_in_flight_is_safe() {
     }
     ring.submit_and_wait(Duration::from_millis(10)).unwrap();
     drop(ring);
+}
+
+/// What a sender can fill before the worker looks for the first time.
+#[test]
+fn a_bounded_receive_leaves_buffers_for_the_others() {
+    let receive_all = |features| {
+        let mut ring = Ring::new(RingSettings { features, ..RingSettings::default() }).unwrap();
+        let (mut peer, socket) = std::os::unix::net::UnixStream::pair().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&peer, 1 << 22).unwrap();
+        let mut written = 0;
+        while let Ok(length) = peer.write(&[7; 65_536]) {
+            written += length;
+        }
+        let (mut received, mut ends, mut most) = (0, 0, 0);
+        ring.receive(socket.as_fd(), TOKEN);
+        while received < written {
+            ring.submit_and_wait(Duration::from_secs(10)).unwrap();
+            ring.collect();
+            let before = received;
+            while let Some(completion) = ring.next() {
+                let armed = match completion {
+                    Completion::Received { bytes, armed, .. } => {
+                        received += bytes.len();
+                        ring.recycle(bytes);
+                        armed
+                    }
+                    _ => false,
+                };
+                if !armed {
+                    ends += 1;
+                    ring.receive(socket.as_fd(), TOKEN);
+                }
+            }
+            most = most.max(received - before);
+        }
+        (ends, most, written)
+    };
+    let bound = receive::RECEIVE_BYTES_MAX as usize;
+    let (ends, most, written) = receive_all(Features::LINUX_6_1);
+    assert!(ends < written / bound && most > bound, "{ends} ends, {most} of {written} at once");
+    let features = Features::probe().unwrap();
+    if features.bounded_receive {
+        let (ends, most, written) = receive_all(features);
+        assert!(ends >= written / bound && most <= bound, "{ends} ends, {most} of {written}");
+    }
 }

@@ -1,6 +1,7 @@
 //! A kernel that does its worst within what io_uring allows: completes late,
 //! in any order between sockets, short, with ENOBUFS, and ends a multishot
-//! receive whenever it likes.
+//! receive whenever it likes, and after a number of bytes where that is asked
+//! for.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -40,9 +41,20 @@ pub struct Wire {
 /// An operation that has not completed.
 #[derive(Debug)]
 enum Operation {
-    Receive { socket: usize, token: Token },
-    Send { socket: usize, token: Token, slot: Slot },
-    Stop { token: Token },
+    /// `left` bytes until it ends by itself.
+    Receive {
+        socket: usize,
+        token: Token,
+        left: Option<usize>,
+    },
+    Send {
+        socket: usize,
+        token: Token,
+        slot: Slot,
+    },
+    Stop {
+        token: Token,
+    },
 }
 
 #[derive(Debug)]
@@ -53,10 +65,12 @@ pub struct SimKernel {
     free: Vec<usize>,
     buffers_total: usize,
     buffer_bytes: usize,
+    /// Bytes after which every receive ends; none as on Linux 6.1.
+    bound_bytes: Option<usize>,
 }
 
 impl SimKernel {
-    pub fn new(buffers_total: usize, buffer_bytes: usize) -> Self {
+    pub fn new(buffers_total: usize, buffer_bytes: usize, bound_bytes: Option<usize>) -> Self {
         Self {
             wires: Vec::new(),
             operations: Vec::new(),
@@ -64,12 +78,14 @@ impl SimKernel {
             free: (0..buffers_total).collect(),
             buffers_total,
             buffer_bytes,
+            bound_bytes,
         }
     }
 
-    /// Most bytes that can be received before the relay sees any of them.
+    /// Most bytes of one peer that are received before the relay sees any.
     pub fn overshoot_bytes(&self) -> usize {
-        self.buffers_total * self.buffer_bytes
+        let all = self.buffers_total * self.buffer_bytes;
+        self.bound_bytes.map_or(all, |bound| bound.min(all))
     }
 
     pub fn connect(&mut self) -> SimSocket {
@@ -104,9 +120,9 @@ impl SimKernel {
 
     fn try_complete(&mut self, index: usize, random: &mut Random) -> Option<Completion<SimBytes>> {
         match &self.operations[index] {
-            Operation::Receive { socket, token } => {
-                let (socket, token) = (*socket, *token);
-                self.complete_receive(index, socket, token, random)
+            Operation::Receive { socket, token, left } => {
+                let (socket, token, left) = (*socket, *token, *left);
+                self.complete_receive(index, socket, token, left, random)
             }
             Operation::Send { socket, .. } => {
                 let socket = *socket;
@@ -134,6 +150,7 @@ impl SimKernel {
         index: usize,
         socket: usize,
         token: Token,
+        left: Option<usize>,
         random: &mut Random,
     ) -> Option<Completion<SimBytes>> {
         let wire = &mut self.wires[socket];
@@ -154,12 +171,15 @@ impl SimKernel {
             self.operations.remove(index);
             return Some(Completion::ReceiveEnded { token, end: ReceiveEnd::NoBuffer });
         };
-        let most = wire.inbound.len().min(self.buffer_bytes);
+        let most = wire.inbound.len().min(self.buffer_bytes).min(left.unwrap_or(usize::MAX));
         let length = if random.chance(50) { most } else { random.spread(1, most) };
         self.buffers.insert(id, wire.inbound.drain(..length).collect());
+        let left = left.map(|left| left - length);
         // The kernel may end a multishot with any completion.
-        let armed = !random.chance(10);
-        if !armed {
+        let armed = left != Some(0) && !random.chance(10);
+        if armed {
+            self.operations[index] = Operation::Receive { socket, token, left };
+        } else {
             self.operations.remove(index);
         }
         Some(Completion::Received { token, bytes: SimBytes { id }, armed })
@@ -201,7 +221,8 @@ impl Kernel for SimKernel {
             .iter()
             .any(|op| matches!(op, Operation::Receive { socket: s, .. } if *s == socket.0));
         assert!(!twice, "two receives on one socket would split its bytes");
-        self.operations.push(Operation::Receive { socket: socket.0, token });
+        let receive = Operation::Receive { socket: socket.0, token, left: self.bound_bytes };
+        self.operations.push(receive);
     }
 
     fn stop_receiving(&mut self, token: Token) {

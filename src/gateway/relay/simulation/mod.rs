@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use self::kernel::SimKernel;
 use self::peer::{Ending, Peer};
 use super::engine::Relay;
-use super::ring::RingSettings;
+use super::ring::{Arena, RingSettings};
 use super::session::{Leg, Session, SessionCounters};
 use super::{Event, WorkerSettings, WorkerStats};
 use crate::config::gateway::GatewayLimits;
@@ -55,7 +55,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let buffers = 1 << random.below(4);
-        let kernel = SimKernel::new(buffers, random.spread(40, 40_000));
+        let bound_bytes = random.chance(50).then(|| random.spread(1, 100_000));
+        let kernel = SimKernel::new(buffers, random.spread(40, 40_000), bound_bytes);
         let limits = GatewayLimits {
             leg_output_bytes_max: random.spread(1_024, 64 * 1024),
             drain_output_ms: 5_000,
@@ -72,7 +73,8 @@ impl World {
             output_slots: random.below(5),
             limits,
         };
-        let relay = Relay::new(kernel, settings, Arc::new(WorkerStats::default()));
+        let arena = Arena::new(settings.output_slots).unwrap();
+        let relay = Relay::new(kernel, arena, settings, Arc::new(WorkerStats::default()));
         let mut world = Self {
             random,
             relay,
