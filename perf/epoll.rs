@@ -113,7 +113,7 @@ impl Relay {
         let Ok(key) = usize::try_from(number / 2) else { return };
         // Gone by an earlier event of the same batch.
         let Some(Pair { legs: [client, sink] }) = self.pairs.get_mut(key) else { return };
-        let (own, peer) = if number % 2 == 0 { (client, sink) } else { (sink, client) };
+        let (own, peer) = if number.is_multiple_of(2) { (client, sink) } else { (sink, client) };
         let goes_on = own.flush(flags).and_then(|()| {
             own.pass_on(peer, flags, &mut self.buffer)?;
             own.pass_end_on(peer)?;

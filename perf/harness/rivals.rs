@@ -23,8 +23,6 @@ const SINK_PORT: u16 = 7445;
 const TUNNEL_PORT: u16 = 7446;
 
 const SUITE: &str = "TLS_AES_128_GCM_SHA256";
-/// Of HAProxy and nginx; see their configurations.
-const BUFSIZE: &str = "16384";
 /// Of the PKCS #12 file that rathole wants, and in its configuration.
 const IDENTITY_PASSWORD: &str = "perf";
 
@@ -171,7 +169,6 @@ impl Rivals {
             ("sink", SINK_PORT.to_string()),
             ("tunnel", TUNNEL_PORT.to_string()),
             ("suite", SUITE.to_owned()),
-            ("bufsize", BUFSIZE.to_owned()),
             ("descriptors", self.descriptors.to_string()),
             ("certificate", text(&self.certificate())),
             ("root", text(&self.root())),
