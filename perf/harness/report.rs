@@ -245,6 +245,7 @@ fn summary(of: Summary) -> String {
 /// Three digits, or whole numbers.
 fn shown(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".to_owned(),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),

@@ -8,6 +8,7 @@ const BULK_SESSIONS: [u32; 3] = [1, 8, 64];
 /// A gateway's usual load and one that fills a core.
 const MIX_SESSIONS: [u32; 2] = [300, 1_000];
 const PING_SESSIONS: u32 = 64;
+const HANDSHAKES_AT_ONCE: u32 = 32;
 const BUSY_SESSIONS: u32 = 100;
 const STORM_SESSIONS: u32 = 300;
 /// Full handshakes per second beside the sessions of the storm.
@@ -111,7 +112,8 @@ pub enum Scenario {
 impl Scenario {
     pub const fn sessions(self) -> u32 {
         match self {
-            Self::Floor | Self::Handshake => 1,
+            Self::Floor => 1,
+            Self::Handshake => HANDSHAKES_AT_ONCE,
             Self::Bulk(sessions)
             | Self::Mix(sessions)
             | Self::Storm(sessions)
@@ -164,15 +166,16 @@ impl Scenario {
         let seconds = self.seconds(plan).to_string();
         let warm_up = plan.warm_up_s.to_string();
         let storm = STORM_PER_S.to_string();
-        let mut arguments: Vec<&str> = match self {
-            Self::Floor => vec![],
-            Self::Idle(_) => vec!["sessions", "--idle", "--hold-seconds", &seconds],
-            Self::Handshake => vec!["handshake", "--seconds", &seconds],
-            _ => vec!["relay", "--seconds", &seconds, "--warm-up-seconds", &warm_up],
+        let timed = ["--seconds", &seconds, "--warm-up-seconds", &warm_up];
+        let (command, more): (&[&str], &[&str]) = match self {
+            Self::Floor => return Vec::new(),
+            Self::Idle(_) => {
+                (&["sessions", "--idle", "--sessions", &sessions], &["--hold-seconds", &seconds])
+            }
+            Self::Handshake => (&["handshake", "--concurrent", &sessions], &timed),
+            _ => (&["relay", "--sessions", &sessions], &timed),
         };
-        if !matches!(self, Self::Floor | Self::Handshake) {
-            arguments.extend(["--sessions", &sessions]);
-        }
+        let mut arguments = [command, more].concat();
         match self {
             // A download: what RDP moves most.
             Self::Bulk(_) => arguments.extend(["--profile", "bulk", "--direction", "down"]),
@@ -290,7 +293,7 @@ impl Plan {
         let around = 2 + scenario.sessions() / 500;
         match scenario {
             Scenario::Floor => 2 * scenario.seconds(self) + 1,
-            Scenario::Idle(_) | Scenario::Handshake => scenario.seconds(self) + around,
+            Scenario::Idle(_) => scenario.seconds(self) + around,
             _ => self.warm_up_s + scenario.seconds(self) + around,
         }
     }
@@ -367,10 +370,13 @@ pub mod tests {
         let said = |scenario: Scenario| scenario.arguments(&plan).join(" ");
         assert_eq!(
             said(Scenario::Bulk(8)),
-            "relay --seconds 2 --warm-up-seconds 1 --sessions 8 --profile bulk --direction down"
+            "relay --sessions 8 --seconds 2 --warm-up-seconds 1 --profile bulk --direction down"
         );
-        assert_eq!(said(Scenario::Idle(2_000)), "sessions --idle --hold-seconds 1 --sessions 2000");
-        assert_eq!(said(Scenario::Handshake), "handshake --seconds 2");
-        assert!(said(Scenario::Storm(300)).ends_with("--sessions 300 --storm 500"));
+        assert_eq!(said(Scenario::Idle(2_000)), "sessions --idle --sessions 2000 --hold-seconds 1");
+        assert_eq!(
+            said(Scenario::Handshake),
+            "handshake --concurrent 32 --seconds 2 --warm-up-seconds 1"
+        );
+        assert!(said(Scenario::Storm(300)).ends_with("--storm 500"));
     }
 }
