@@ -1,6 +1,7 @@
 //! `ringway ctl`: asks the admin socket of a broker or gateway, prints the
 //! answer as a table, or as JSON with `--json`.
 
+pub(crate) mod histograms;
 pub(crate) mod tables;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -18,13 +19,17 @@ use crate::wire::enroll::MachineRole;
 
 /// Where the packaged broker has its socket.
 pub const DEFAULT_SOCKET: &str = "/var/lib/ringway/broker/admin.sock";
+/// Where the packaged gateway has its socket.
+pub const DEFAULT_GATEWAY_SOCKET: &str = "/var/lib/ringway/gateway/admin.sock";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The admin socket of a broker or gateway
-    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    pub socket: PathBuf,
+    /// The admin socket of a broker or gateway; `histograms` takes several
+    /// [default: /var/lib/ringway/broker/admin.sock, the gateway's for
+    /// `histograms`]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Vec<PathBuf>,
     /// Print the answer as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -44,8 +49,13 @@ pub enum Ask {
     Sessions,
     /// Why a session is where it is (also a while after its end)
     Explain { session: SessionId },
-    /// Percentiles of the latency that a gateway's relay adds
-    Histograms,
+    /// What gateways measured: percentiles of every step and of the latency
+    /// that the relay adds, since their start
+    Histograms {
+        /// Logs (.hlog) to merge in; without --socket, only these
+        #[arg(value_name = "FILE.hlog")]
+        logs: Vec<PathBuf>,
+    },
     /// Take a machine's right to connect away and close its channel; sessions
     /// that run go on
     Revoke {
@@ -67,19 +77,24 @@ pub enum Ask {
 /// # Errors
 /// When the socket does not answer, or answers no.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let socket = || match args.socket.as_slice() {
+        [] => Ok(Path::new(DEFAULT_SOCKET)),
+        [socket] => Ok(socket.as_path()),
+        _ => anyhow::bail!("give --socket once; only histograms takes several"),
+    };
     let request = match args.ask {
+        Ask::Histograms { logs } => return histograms::run(&args.socket, &logs, args.json),
         Ask::Revoke { role, name, undo } => {
-            return tell(&args.socket, args.json, &BrokerRequest::Revoke { role, name, undo });
+            return tell(socket()?, args.json, &BrokerRequest::Revoke { role, name, undo });
         }
         Ask::Status => AdminRequest::Status,
         Ask::Hosts => AdminRequest::Hosts,
         Ask::Gateways => AdminRequest::Gateways,
         Ask::Sessions => AdminRequest::Sessions,
         Ask::Explain { session } => AdminRequest::Explain { session },
-        Ask::Histograms => AdminRequest::Histograms,
         Ask::Drain { host, undo } => AdminRequest::Drain { host, undo },
     };
-    tell(&args.socket, args.json, &request)
+    tell(socket()?, args.json, &request)
 }
 
 fn tell(socket: &Path, as_json: bool, request: &impl Serialize) -> anyhow::Result<ExitCode> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -37,6 +38,8 @@ pub struct GatewayConfig {
     pub threads: GatewayThreads,
     #[serde(default)]
     pub channel: ChannelTiming,
+    #[serde(default)]
+    pub histograms: HistogramSettings,
 }
 
 /// A limit on everything.
@@ -186,6 +189,36 @@ impl Default for ChannelTiming {
     }
 }
 
+/// Where measured latencies are written, as `.hlog` files, and how much of
+/// that is kept: with the defaults 32 MiB.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistogramSettings {
+    /// Absent: `histograms` in `state_dir`. Made when there is something to
+    /// write.
+    pub folder: Option<PathBuf>,
+    /// Time between two dumps; 0: only on SIGUSR1, and at the end.
+    pub interval_ms: u64,
+    /// A file that would become larger is followed by a new one.
+    pub file_bytes_max: u64,
+    /// Files of this gateway; the oldest is removed for a new one.
+    pub files_max: u32,
+}
+
+impl Default for HistogramSettings {
+    fn default() -> Self {
+        Self { folder: None, interval_ms: 60_000, file_bytes_max: 4 * 1024 * 1024, files_max: 8 }
+    }
+}
+
+impl HistogramSettings {
+    /// Time between two dumps, if they are made without being asked for.
+    #[must_use]
+    pub fn interval(&self) -> Option<Duration> {
+        (self.interval_ms > 0).then_some(Duration::from_millis(self.interval_ms))
+    }
+}
+
 impl GatewayConfig {
     /// Relay workers to start: as configured, or one per core.
     #[must_use]
@@ -199,6 +232,11 @@ impl GatewayConfig {
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
         self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+    }
+
+    #[must_use]
+    pub fn histogram_folder(&self) -> PathBuf {
+        self.histograms.folder.clone().unwrap_or_else(|| self.state_dir.join("histograms"))
     }
 
     /// # Errors
@@ -274,6 +312,24 @@ impl GatewayConfig {
                 "use the defaults",
             );
         }
+        let histograms = &self.histograms;
+        if (1..1_000).contains(&histograms.interval_ms) {
+            return bad(
+                "gateway.histograms.interval_ms",
+                "too short for the disk",
+                "choose at least 1000, or 0 for dumps on SIGUSR1 alone",
+            );
+        }
+        if !(4_096..=1 << 30).contains(&histograms.file_bytes_max) {
+            return bad(
+                "gateway.histograms.file_bytes_max",
+                "out of range",
+                "choose 4096 to 1073741824",
+            );
+        }
+        if !(1..=10_000).contains(&histograms.files_max) {
+            return bad("gateway.histograms.files_max", "out of range", "choose 1 to 10000");
+        }
         Ok(())
     }
 }
@@ -291,7 +347,9 @@ mod tests {
 
     #[test]
     fn limits_that_cannot_work_are_refused() {
-        assert!(check("").is_ok());
+        for good in ["", "[histograms]\ninterval_ms = 0", "[histograms]\ninterval_ms = 1000"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
         for bad in [
             "body_bytes_max = 65537",
             "head_bytes_max = 65537",
@@ -307,6 +365,11 @@ mod tests {
             "[threads]\nprobe_interval_ms = 0",
             "[channel]\nheartbeat_interval_ms = 0",
             "[channel]\nreconnect_base_ms = 0",
+            "[histograms]\ninterval_ms = 999",
+            "[histograms]\nfile_bytes_max = 4095",
+            "[histograms]\nfile_bytes_max = 1073741825",
+            "[histograms]\nfiles_max = 0",
+            "[histograms]\nfiles_max = 10001",
         ] {
             assert!(check(bad).is_err(), "{bad}");
         }

@@ -11,7 +11,6 @@ use super::shared::{Shared, lock};
 use crate::config::gateway::RingFeatures;
 use crate::core::ids::SessionId;
 use crate::core::selection::{SelectionRules, select};
-use crate::observe::histograms::Percentiles;
 use crate::wire::admin::{
     AdminRequest, AdminResponse, GatewayStatusView, HistogramsView, RelayedView, RingView,
     WorkerView,
@@ -59,16 +58,21 @@ impl Desk {
         answered.unwrap_or_else(|error| AdminResponse::Invalid { problem: error.to_string() })
     }
 
-    /// Percentiles of the latency added since the start.
+    /// What was measured since the start.
     ///
     /// # Errors
     /// When the control thread has ended.
     pub async fn histograms(&self) -> anyhow::Result<HistogramsView> {
         let all = self.ask(Question::Histograms).await?;
-        Ok(HistogramsView {
-            up_us: Percentiles::of(&all.up_us),
-            down_us: Percentiles::of(&all.down_us),
-        })
+        Ok(HistogramsView::of(&all))
+    }
+
+    /// Has what was measured since the last dump written to the disk.
+    ///
+    /// # Errors
+    /// When the control thread has ended.
+    pub async fn dump_histograms(&self) -> anyhow::Result<()> {
+        self.questions.send(Question::DumpHistograms).await.context("the control thread has ended")
     }
 
     async fn status(&self) -> anyhow::Result<AdminResponse> {

@@ -7,6 +7,7 @@
 mod admin;
 pub mod control;
 mod descriptors;
+mod dumps;
 pub mod health;
 pub mod lobby;
 pub mod memory;
@@ -23,11 +24,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::ServerConfig;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::admin::Desk;
 use self::control::{Parts, Question};
+use self::dumps::DumpWriter;
 use self::health::Ailment;
 use self::memory::MemoryNeed;
 use self::relay::ring::{Features, RingSettings};
@@ -39,6 +42,7 @@ use crate::config::gateway::{GatewayConfig, RingFeatures};
 use crate::core::codes::Code;
 use crate::dial::{DialLimits, Dialer};
 use crate::observe::close_reason::CloseReason;
+use crate::observe::histogram_folder::HistogramFolder;
 use crate::observe::timeline::Timeline;
 use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key, read_roots};
@@ -93,19 +97,22 @@ impl Gateway {
 
         let (questions, questions_asked) = mpsc::channel(QUESTIONS_MAX);
         let (phase_changes, changes) = mpsc::channel(4);
+        // First, because it may fail: whatever was started until then ends
+        // when what it has is dropped.
+        let (lobby, meters) = lobby::start(listeners, &shared)?;
+        let dumps = DumpWriter::start(histogram_folder(&shared))?;
         let parts = Parts {
             shared: Arc::clone(&shared),
             requests,
             questions: questions_asked,
             events,
+            meters,
+            dumps,
             channel,
             prober,
             phase_changes: changes,
             phase,
         };
-        // First, because it may fail: whatever was started until then ends
-        // when the parts are dropped.
-        let lobby = lobby::start(listeners, &shared)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let control = std::thread::Builder::new()
             .name("control".to_owned())
@@ -240,6 +247,13 @@ fn prober(config: &GatewayConfig, enrolment: &Enrolment) -> anyhow::Result<Diale
     Ok(Dialer::new(config.tls.client(roots)?, DialLimits::default()))
 }
 
+fn histogram_folder(shared: &Shared) -> HistogramFolder {
+    let settings = &shared.config.histograms;
+    let (file_bytes_max, files_max) = (settings.file_bytes_max, settings.files_max as usize);
+    let folder = shared.config.histogram_folder();
+    HistogramFolder::new(folder, shared.id.as_str(), file_bytes_max, files_max)
+}
+
 fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<RelayWorker>> {
     let count = config.relay_workers();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -297,6 +311,8 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let admin_path = config.admin_socket();
+        // Before anybody could send it: unhandled, it would end the process.
+        let mut wants_dump = signal(SignalKind::user_defined1())?;
         let gateway = Gateway::start(config, None)?;
         println!("listening on {}", gateway.address());
         let admin = admin_socket::bind(&admin_path)
@@ -306,6 +322,10 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
             let desk = desk.clone();
             async move { desk.answer(request).await }
         }));
+        let desk = gateway.desk();
+        let dumps = tokio::spawn(async move {
+            while wants_dump.recv().await.is_some() && desk.dump_histograms().await.is_ok() {}
+        });
         let desk = gateway.desk();
         // The watchdog is fed while the control thread answers.
         let alive = async || {
@@ -318,6 +338,7 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
             ailment = gateway.falls_ill() => Some(ailment),
         };
         admin.abort();
+        dumps.abort();
         let _ = std::fs::remove_file(&admin_path);
         let Some(ailment) = ailment else {
             gateway.shutdown(grace).await;

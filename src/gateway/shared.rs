@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::health::{Ailment, Health};
 use super::relay::{Leg, RelayWorker, SessionCounters, least_loaded};
@@ -40,18 +41,22 @@ pub enum Wake {
 /// A session between the arrival of its host and its start at a worker: it
 /// waits no more and is not relayed yet, but its place is taken.
 #[derive(Debug)]
-pub struct Joining(Arc<AtomicU64>);
+pub struct Joining {
+    /// The host leg was admitted.
+    pub since: Instant,
+    count: Arc<AtomicU64>,
+}
 
 impl Joining {
     fn new(count: &Arc<AtomicU64>) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(count))
+        Self { since: Instant::now(), count: Arc::clone(count) }
     }
 }
 
 impl Drop for Joining {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.count.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod admin_socket;
 pub mod close_reason;
+pub mod histogram_folder;
+pub mod histogram_log;
 pub mod histograms;
 pub mod log;
 pub mod service;

@@ -12,7 +12,8 @@ use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
 use crate::core::placement::Phase;
 use crate::core::selection::Explain;
-use crate::observe::histograms::Percentiles;
+use crate::observe::histogram_log;
+use crate::observe::histograms::{Measure, Merged, Percentiles};
 
 use super::enroll::MachineRole;
 
@@ -46,7 +47,7 @@ pub enum AdminRequest {
         server_names: Vec<String>,
     },
     Tokens,
-    /// Added relay latency since the start (gateways).
+    /// What was measured since the start (gateways).
     Histograms,
 }
 
@@ -182,11 +183,41 @@ pub struct RelayedView {
     pub bytes_down: u64,
 }
 
-/// Microseconds from the completion of a receive to that of the send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What was measured, in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistogramsView {
+    /// Added by the relay.
     pub up_us: Percentiles,
     pub down_us: Percentiles,
+    /// Everything, those two included. Older gateways do not send it.
+    #[serde(default)]
+    pub measured: Vec<MeasuredView>,
+}
+
+impl HistogramsView {
+    #[must_use]
+    pub fn of(all: &Merged) -> Self {
+        let percentiles = |of: Measure| all.get(of.as_str()).map(Percentiles::of);
+        let measured = all.iter().map(|(measure, values)| MeasuredView {
+            measure: measure.to_owned(),
+            us: Percentiles::of(values),
+            histogram: histogram_log::encode(values),
+        });
+        Self {
+            up_us: percentiles(Measure::RelayUp).unwrap_or_default(),
+            down_us: percentiles(Measure::RelayDown).unwrap_or_default(),
+            measured: measured.collect(),
+        }
+    }
+}
+
+/// One measure of all threads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredView {
+    pub measure: String,
+    pub us: Percentiles,
+    /// As in an interval log: V2 with DEFLATE, base64.
+    pub histogram: String,
 }
 
 /// Everything at one moment.
@@ -275,4 +306,38 @@ pub struct TokenListing {
     pub uses_left: u32,
     #[serde(default)]
     pub server_names: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::histograms::latency;
+
+    #[test]
+    fn a_gateway_that_sends_no_histograms_is_still_understood() {
+        let empty = r#"{"count":0,"p50":0,"p90":0,"p99":0,"p999":0,"max":0}"#;
+        let old = format!(r#"{{"answer":"histograms","up_us":{empty},"down_us":{empty}}}"#);
+        let AdminResponse::Histograms(view) = serde_json::from_str(&old).unwrap() else {
+            panic!("taken for something else");
+        };
+        assert_eq!((view.up_us, view.measured.len()), (Percentiles::default(), 0));
+    }
+
+    #[test]
+    fn the_most_that_can_be_measured_fits_one_line() {
+        let mut all = Merged::default();
+        let mut full = latency();
+        let mut us = 1;
+        while us < full.high() {
+            // Counts that hardly compress.
+            full.saturating_record_n(us, us.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 30);
+            us += 1 + us / 2_048;
+        }
+        for (_, measure, ..) in Measure::ALL {
+            all.add(measure, &full).unwrap();
+        }
+        let answer = AdminResponse::Histograms(HistogramsView::of(&all));
+        let length = serde_json::to_string(&answer).unwrap().len() as u64;
+        assert!(length < LINE_LENGTH_MAX, "{length}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway::core::codes::Code;
+use ringway::core::codes::{Code, Refusal};
 use ringway::wire::channel::GatewayToBroker;
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt as _;
@@ -15,7 +15,7 @@ use crate::support::fake_broker::FakeBroker;
 use crate::support::gateway_process::GatewayProcess;
 use crate::support::legs::{End, dial};
 use crate::support::wait::{until, within};
-use crate::support::world::{Pair, pair_at};
+use crate::support::world::Pair;
 
 struct Setting {
     tls: Arc<ClientConfig>,
@@ -32,25 +32,11 @@ impl Setting {
     }
 
     async fn first_pair(&self) -> Pair {
-        until("the gateway has said hello", || {
-            !self.broker.heard(|heard| (heard.gateway == self.process.id).then_some(())).is_empty()
-        })
-        .await;
-        let paired = async {
-            loop {
-                match self.pair().await {
-                    Ok(pair) => return pair,
-                    // The keys are on their way.
-                    Err(refusal) => assert_eq!(refusal.code, Code::TicketUnknownKey),
-                }
-            }
-        };
-        within("the first session", paired).await
+        self.process.first_pair(&self.broker, &self.tls).await
     }
 
-    async fn pair(&self) -> Result<Pair, ringway::core::codes::Refusal> {
-        let address = self.process.port.address();
-        pair_at(&self.broker, &self.process.id, address, &self.tls, &self.tls).await
+    async fn pair(&self) -> Result<Pair, Refusal> {
+        self.process.pair(&self.broker, &self.tls).await
     }
 }
 

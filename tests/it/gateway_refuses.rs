@@ -11,7 +11,7 @@ use crate::support::programs::available;
 
 fn setup() -> GatewaySetup {
     // Nobody listens there: it does not get as far as asking.
-    GatewaySetup::new(&TestCa::new(), "https://127.0.0.1:1", "sessions_max = 10")
+    GatewaySetup::new("gw-process", &TestCa::new(), "https://127.0.0.1:1", "sessions_max = 10")
 }
 
 /// Runs a gateway that is expected to give up. Everything it said.

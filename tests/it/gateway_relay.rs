@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ringway::config::gateway::{GatewayConfig, RingFeatures};
-use ringway::gateway::control::Question;
 use ringway::gateway::shared::lock;
 use ringway::tls::settings::TlsSettings;
 use rustls::version::{TLS12, TLS13};
@@ -99,8 +98,8 @@ async fn speak_every_suite(world: &World) {
         let reason = world.close_reason(session).await;
         assert!(["client_closed", "host_closed"].contains(&reason.as_str()), "{reason}");
     }
-    let measured = world.gateway.gateway().desk().ask(Question::Histograms).await.unwrap();
-    assert!(!measured.up_us.is_empty() && !measured.down_us.is_empty());
+    let measured = world.gateway.gateway().desk().histograms().await.unwrap();
+    assert!(measured.up_us.count > 0 && measured.down_us.count > 0);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use ringway::core::selection::{Candidate, RttSource, Verdict};
 use ringway::core::tickets::Role;
 use ringway::gateway::control::Question;
 use ringway::gateway::shared::lock;
+use ringway::observe::histograms::Measure;
 use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, RttSample};
 use ringway::wire::channel::{GatewayEntry, GatewayToBroker, PlaceRequest};
 
@@ -251,4 +252,22 @@ async fn step_7_who_cannot_be_placed_is_told_why() {
     until("the gateway has noticed", || !connected.load(Relaxed)).await;
     assert_eq!(ask(&world, &request).await.code(), Code::BrokerUnreachable);
     bystander.assert_undisturbed().await;
+}
+
+#[tokio::test]
+async fn every_part_of_step_7_is_measured() {
+    let (world, _second) = with_neighbour().await;
+    let request = ConnectionRequest {
+        application: "desktop".into(),
+        load_balance_info: "pool=office".into(),
+        ringway_rtt_samples: Vec::new(),
+    };
+    placed(&ask(&world, &request).await);
+    world.broker.on_place(Answer::No(Code::PoolFull.into()));
+    assert_eq!(ask(&world, &request).await.code(), Code::PoolFull);
+    let all = world.gateway.gateway().desk().ask(Question::Histograms).await.unwrap();
+    let count = |measure: Measure| all.get(measure.as_str()).unwrap().len();
+    // A refusal is an answer of the broker, but names no place.
+    assert_eq!((count(Measure::Place), count(Measure::Answer)), (2, 1));
+    assert!(count(Measure::ProbeRtt) > 0);
 }

@@ -27,6 +27,8 @@ mod gateway_selection;
 #[cfg(test)]
 mod gateway_tickets;
 #[cfg(test)]
+mod histogram_dumps;
+#[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
 mod real_client;

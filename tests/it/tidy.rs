@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ringway::core::codes::Code;
 use ringway::observe::close_reason::CloseReason;
+use ringway::observe::histograms::Measure;
 
 /// A longer file has more than one purpose. Tests beside the code count.
 const FILE_LINES_MAX: usize = 500;
@@ -117,6 +118,14 @@ fn the_readme_lists_every_close_reason() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     for (_, name, meaning) in CloseReason::ALL {
         assert!(readme.contains(&format!("| `{name}` | {meaning} |")), "{name}");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_measure() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (_, name, step, meaning) in Measure::ALL {
+        assert!(readme.contains(&format!("| `{name}` | {step} | {meaning} |")), "{name}");
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ringway::config::gateway::{ChannelTiming, GatewayConfig, GatewayLimits, GatewayThreads};
+use ringway::config::gateway::{
+    ChannelTiming, GatewayConfig, GatewayLimits, GatewayThreads, HistogramSettings,
+};
 use ringway::core::codes::Code;
 use ringway::core::ids::GatewayId;
 use ringway::gateway::Gateway;
@@ -126,5 +128,6 @@ fn config(state_dir: &Path, port: &ReservedPort) -> GatewayConfig {
             reconnect_cap_ms: 100,
             ..ChannelTiming::default()
         },
+        histograms: HistogramSettings::default(),
     }
 }

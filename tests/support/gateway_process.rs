@@ -6,15 +6,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ringway::core::codes::{Code, Refusal};
 use ringway::core::ids::GatewayId;
 use ringway::wire::enroll::MachineRole;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use super::ca::TestCa;
+use super::fake_broker::FakeBroker;
 use super::ports::ReservedPort;
 use super::programs::ringway;
-use super::wait::until;
+use super::wait::{until, within};
+use super::world::{Pair, pair_at};
 
 /// The kernel counts for users in hundredths of a second (`USER_HZ`).
 const MS_PER_TICK: u64 = 10;
@@ -24,7 +28,7 @@ pub struct GatewayProcess {
     pub port: ReservedPort,
     child: Child,
     log: Arc<Mutex<String>>,
-    _state_dir: TempDir,
+    state_dir: TempDir,
 }
 
 /// Enrolled and configured, and not started yet.
@@ -35,10 +39,9 @@ pub struct GatewaySetup {
 }
 
 impl GatewaySetup {
-    /// `limits` are lines of TOML for `[gateway.limits]`.
-    pub fn new(ca: &TestCa, broker_url: &str, limits: &str) -> Self {
+    /// `limits` are lines of TOML for `[gateway.limits]`, and tables after it.
+    pub fn new(name: &str, ca: &TestCa, broker_url: &str, limits: &str) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
-        let name = "gw-process";
         ca.enrol(state_dir.path(), name, MachineRole::Gateway, broker_url);
         let port = ReservedPort::new();
         let text = format!(
@@ -76,10 +79,19 @@ impl GatewaySetup {
 }
 
 impl GatewayProcess {
-    /// `descriptors` is its RLIMIT_NOFILE; `limits` are lines of TOML for
-    /// `[gateway.limits]`.
+    /// `descriptors` is its RLIMIT_NOFILE; `limits` as in [`GatewaySetup::new`].
     pub fn start(ca: &TestCa, broker_url: &str, descriptors: u64, limits: &str) -> Self {
-        let setup = GatewaySetup::new(ca, broker_url, limits);
+        Self::start_as("gw-process", ca, broker_url, descriptors, limits)
+    }
+
+    pub fn start_as(
+        name: &str,
+        ca: &TestCa,
+        broker_url: &str,
+        descriptors: u64,
+        limits: &str,
+    ) -> Self {
+        let setup = GatewaySetup::new(name, ca, broker_url, limits);
         let mut command = setup.command(&[]);
         let limit = Rlimit { current: Some(descriptors), maximum: Some(descriptors) };
         let mut child = command.spawn().unwrap();
@@ -94,7 +106,50 @@ impl GatewayProcess {
             }
         });
         let GatewaySetup { id, port, state_dir } = setup;
-        Self { id, port, child, log, _state_dir: state_dir }
+        Self { id, port, child, log, state_dir }
+    }
+
+    /// A relayed session, as soon as the gateway has the broker's ticket keys.
+    pub async fn first_pair(&self, broker: &FakeBroker, tls: &Arc<ClientConfig>) -> Pair {
+        until("the gateway has said hello", || {
+            !broker.heard(|heard| (heard.gateway == self.id).then_some(())).is_empty()
+        })
+        .await;
+        let paired = async {
+            loop {
+                match self.pair(broker, tls).await {
+                    Ok(pair) => return pair,
+                    // The keys are on their way.
+                    Err(refusal) => assert_eq!(refusal.code, Code::TicketUnknownKey),
+                }
+            }
+        };
+        within("the first session", paired).await
+    }
+
+    /// A relayed session.
+    ///
+    /// # Errors
+    /// What the client was told.
+    pub async fn pair(
+        &self,
+        broker: &FakeBroker,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Pair, Refusal> {
+        pair_at(broker, &self.id, self.port.address(), tls, tls).await
+    }
+
+    pub fn admin_socket(&self) -> PathBuf {
+        self.state_dir.path().join("admin.sock")
+    }
+
+    /// Where it dumps histograms unless told otherwise.
+    pub fn histogram_folder(&self) -> PathBuf {
+        self.state_dir.path().join("histograms")
+    }
+
+    pub fn dump_histograms(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::USR1).unwrap();
     }
 
     pub fn log(&self) -> String {

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::histograms;
 use crate::core::clock::UnixMillis;
 use crate::core::selection::Explain;
-use crate::observe::histograms::Percentiles;
+use crate::demo::style::Style;
 use crate::wire::admin::{AdminResponse, GatewayStatusView, RingView, SessionView, WorkerView};
 
 /// The answer as text, with a newline at its end.
@@ -100,15 +101,10 @@ pub(crate) fn render(response: &AdminResponse) -> String {
             table(&head, rows.collect())
         }
         AdminResponse::Judged { explain } => judged(explain),
+        // `ctl histograms` draws them; this is for whoever asks in another way.
         AdminResponse::Histograms(view) => {
-            let row = |name: &str, p: Percentiles| {
-                let numbers = [p.count, p.p50, p.p90, p.p99, p.p999, p.max];
-                std::iter::once(name.to_owned())
-                    .chain(numbers.map(|number| number.to_string()))
-                    .collect()
-            };
-            let head = ["ADDED US", "SENDS", "P50", "P90", "P99", "P99.9", "MAX"];
-            table(&head, vec![row("up", view.up_us), row("down", view.down_us)])
+            let rows = view.measured.iter().map(|one| (one.measure.as_str(), one.us));
+            histograms::table(rows, Style::PLAIN)
         }
         AdminResponse::Done => "done\n".into(),
         AdminResponse::Refused { refusal } => format!("{refusal}\n"),

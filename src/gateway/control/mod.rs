@@ -5,6 +5,7 @@
 //! through bounded queues. It decides nothing itself: [`table`] and
 //! [`crate::core::selection`] do.
 
+mod histograms;
 mod placing;
 mod probes;
 mod sessions;
@@ -19,8 +20,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::histograms::Histograms;
 use self::placing::Pending;
 use self::table::{ClientView, GatewayTable};
+use super::dumps::DumpWriter;
+use super::lobby::LobbyMeters;
 use super::relay::Events;
 use super::relay::ring::bell_readiness;
 use super::shared::{Phase, Request, Requests, Shared, lock};
@@ -31,7 +35,7 @@ use crate::core::selection::Candidate;
 use crate::core::tickets::{PublishedKey, TicketVerifier};
 use crate::dial::Dialer;
 use crate::observe::close_reason::CloseReason;
-use crate::observe::histograms::RelayHistograms;
+use crate::observe::histograms::{Merged, record};
 use crate::wire::channel::{BrokerToGateway, GatewayToBroker, VERSION};
 
 /// How often the broker is told our load, and old questions are given up.
@@ -46,6 +50,8 @@ pub struct Parts {
     pub requests: Requests,
     pub questions: mpsc::Receiver<Question>,
     pub events: Events,
+    pub meters: LobbyMeters,
+    pub dumps: DumpWriter,
     pub channel: ChannelSettings,
     /// Reaches the other gateways' TLS ports.
     pub prober: Dialer,
@@ -57,8 +63,10 @@ pub struct Parts {
 /// A question that only the control thread can answer.
 #[derive(Debug)]
 pub enum Question {
-    /// Everything that the relay measured since the start.
-    Histograms(oneshot::Sender<RelayHistograms>),
+    /// Everything that was measured since the start.
+    Histograms(oneshot::Sender<Merged>),
+    /// Write what was measured since the last dump.
+    DumpHistograms,
     /// The gateways as candidates for a client right beside this gateway.
     Candidates(oneshot::Sender<Vec<Candidate>>),
     /// How sessions ended so far.
@@ -70,12 +78,8 @@ struct Control {
     table: GatewayTable,
     broker: ChannelHandle<GatewayToBroker>,
     pending: Pending,
-    /// Of the whole life of this gateway, merged from what workers gave out.
-    histograms: RelayHistograms,
+    histograms: Histograms,
     closed_by_reason: HashMap<&'static str, u64>,
-    /// Who waits for the workers' histograms, and how many are missing.
-    histogram_waiters: Vec<oneshot::Sender<RelayHistograms>>,
-    histograms_missing: usize,
     /// Sessions to end whose worker's queue was full.
     ends_unsaid: HashMap<SessionId, CloseReason>,
     started: Instant,
@@ -100,15 +104,16 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
         probed,
     );
 
+    let dump_interval = shared.config.histograms.interval();
+    let workers = shared.workers.len();
+    let histograms = Histograms::new(workers, parts.meters.ask, dump_interval, parts.dumps);
     let mut control = Control {
         shared: Arc::clone(&shared),
         table: GatewayTable::default(),
         broker,
         pending: Pending::default(),
-        histograms: RelayHistograms::new(),
+        histograms,
         closed_by_reason: HashMap::new(),
-        histogram_waiters: Vec::new(),
-        histograms_missing: 0,
         ends_unsaid: HashMap::new(),
         started: Instant::now(),
     };
@@ -141,11 +146,11 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
                     parts.events.bell.hush();
                     ready.clear_ready();
                 }
-                while let Ok(event) = parts.events.receiver.try_recv() {
-                    control.on_worker(event);
-                }
+                control.on_workers(&parts.events);
             }
+            Some(part) = parts.meters.parts.recv() => control.on_lobby(part),
             Some(result) = probe_results.recv() => {
+                control.histograms.own.probe_rtt_us.saturating_record(result.rtt_us);
                 let now_ms = control.now_ms();
                 control.table.record_probe(result.gateway, result.rtt_us, now_ms);
                 shared.gateways_measured.store(control.table.measured(), Relaxed);
@@ -153,6 +158,10 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
             Some(question) = parts.questions.recv() => control.on_question(question),
             _ = report.tick() => control.on_tick(),
             Some(phase) = parts.phase_changes.recv() => {
+                if phase == Phase::Stopped {
+                    // While the lobby is there to be asked.
+                    control.dump_the_last(&parts.events, &mut parts.meters.parts).await;
+                }
                 let _ = parts.phase.send(phase);
                 control.report_load();
                 if phase == Phase::Stopped {
@@ -161,13 +170,12 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
             }
         }
     }
-    while let Ok(event) = parts.events.receiver.try_recv() {
-        control.on_worker(event);
-    }
+    control.on_workers(&parts.events);
     while let Ok(request) = parts.requests.try_recv() {
         control.on_request(request);
     }
     control.broker.shutdown(Code::GatewayDraining.into()).await;
+    control.histograms.finish();
     Ok(())
 }
 
@@ -207,16 +215,21 @@ impl Control {
                 self.table.replace(gateways);
             }
             BrokerToGateway::Placed { request, placement } => {
-                if let Some(gateway) = self.pending.placed(request, placement) {
+                if let Some((gateway, asked)) = self.pending.placed(request, placement) {
                     self.table.count_placement(&gateway);
+                    record(&mut self.histograms.own.place_us, asked.elapsed());
                 }
             }
             BrokerToGateway::PlaceRefused { request, refusal } => {
-                self.pending.place_refused(request, refusal);
+                if let Some(asked) = self.pending.place_refused(request, refusal) {
+                    record(&mut self.histograms.own.place_us, asked.elapsed());
+                }
             }
-            BrokerToGateway::Orchestrated { request } => self.pending.orchestrated(request),
+            BrokerToGateway::Orchestrated { request } => {
+                self.orchestrated(request);
+            }
             BrokerToGateway::OrchestrateRefused { request, refusal } => {
-                if let Some(session) = self.pending.orchestrated_session(request) {
+                if let Some(session) = self.orchestrated(request) {
                     self.shared.refuse_waiting(session, refusal);
                 }
             }
@@ -249,9 +262,9 @@ impl Control {
     fn on_question(&mut self, question: Question) {
         match question {
             Question::Histograms(answer) => {
-                self.histogram_waiters.push(answer);
-                self.collect_histograms();
+                self.histograms.answer(answer, &self.shared.workers);
             }
+            Question::DumpHistograms => self.histograms.dump(&self.shared.workers),
             Question::Candidates(answer) => {
                 let client = ClientView { rtt_us: None, samples: &[] };
                 let _ = answer.send(self.table.candidates(&self.shared.id, client, self.now_ms()));
@@ -265,6 +278,7 @@ impl Control {
     fn on_tick(&mut self) {
         self.pending.expire(&self.shared, Instant::now());
         self.retry_unsaid();
+        self.histograms.tick(&self.shared.workers);
         self.shared.health.look(self.shared.workers.iter().map(|w| w.stats.enters.load(Relaxed)));
         if self.shared.broker_connected.load(Relaxed) {
             self.report_load();

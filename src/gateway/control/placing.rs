@@ -13,6 +13,7 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, SessionId};
 use crate::core::selection::{Explain, SelectionRules, select};
 use crate::gateway::shared::{PlaceQuestion, Placed, Shared};
+use crate::observe::histograms::record;
 use crate::wire::channel::{GatewayToBroker, PlaceRequest, Placement};
 
 /// Questions to the broker that may be open at once.
@@ -23,7 +24,7 @@ const OPEN_MAX: usize = 8_192;
 pub(super) struct Pending {
     next: u64,
     places: HashMap<u64, OpenPlace>,
-    orchestrations: HashMap<u64, (SessionId, Instant)>,
+    orchestrations: HashMap<u64, OpenOrchestration>,
 }
 
 #[derive(Debug)]
@@ -31,6 +32,14 @@ struct OpenPlace {
     answer: oneshot::Sender<Result<Placed, Refusal>>,
     gateway: GatewayId,
     explain: Explain,
+    asked: Instant,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct OpenOrchestration {
+    session: SessionId,
+    asked: Instant,
     deadline: Instant,
 }
 
@@ -43,27 +52,21 @@ impl Pending {
         Ok(self.next)
     }
 
-    /// The broker found a place. Returns where: only now it counts there, for
-    /// whoever asks without being entitled must not make a gateway look full.
-    pub fn placed(&mut self, request: u64, placement: Placement) -> Option<GatewayId> {
-        let OpenPlace { answer, gateway, explain, .. } = self.places.remove(&request)?;
+    /// The broker found a place. Returns where, and when it was asked: only now
+    /// it counts there, for whoever asks without being entitled must not make a
+    /// gateway look full.
+    pub fn placed(&mut self, request: u64, placement: Placement) -> Option<(GatewayId, Instant)> {
+        let OpenPlace { answer, gateway, explain, asked, .. } = self.places.remove(&request)?;
         // A client that left meanwhile: its reservation expires.
         let _ = answer.send(Ok(Placed { placement, gateway: gateway.clone(), explain }));
-        Some(gateway)
+        Some((gateway, asked))
     }
 
-    pub fn place_refused(&mut self, request: u64, refusal: Refusal) {
-        if let Some(open) = self.places.remove(&request) {
-            let _ = open.answer.send(Err(refusal));
-        }
-    }
-
-    pub fn orchestrated(&mut self, request: u64) {
-        self.orchestrations.remove(&request);
-    }
-
-    pub fn orchestrated_session(&mut self, request: u64) -> Option<SessionId> {
-        self.orchestrations.remove(&request).map(|(session, _)| session)
+    /// Returns when the broker was asked.
+    pub fn place_refused(&mut self, request: u64, refusal: Refusal) -> Option<Instant> {
+        let open = self.places.remove(&request)?;
+        let _ = open.answer.send(Err(refusal));
+        Some(open.asked)
     }
 
     /// Nothing that is open will be answered any more.
@@ -79,8 +82,8 @@ impl Pending {
         for (_, open) in self.places.extract_if(|_, open| which(open.deadline)) {
             let _ = open.answer.send(Err(Code::BrokerUnreachable.into()));
         }
-        for (_, (session, _)) in self.orchestrations.extract_if(|_, (_, at)| which(*at)) {
-            shared.refuse_waiting(session, Code::BrokerUnreachable.into());
+        for (_, open) in self.orchestrations.extract_if(|_, open| which(open.deadline)) {
+            shared.refuse_waiting(open.session, Code::BrokerUnreachable.into());
         }
     }
 }
@@ -142,8 +145,10 @@ impl Control {
         if self.broker.send(message).is_err() {
             return Err(Box::new((answer, Code::BrokerUnreachable.into())));
         }
-        let deadline = Instant::now() + self.broker_timeout();
-        self.pending.places.insert(number, OpenPlace { answer, gateway, explain, deadline });
+        let asked = Instant::now();
+        let deadline = asked + self.broker_timeout();
+        let open = OpenPlace { answer, gateway, explain, asked, deadline };
+        self.pending.places.insert(number, open);
         Ok(())
     }
 
@@ -152,13 +157,22 @@ impl Control {
         let asked = self.pending.number().and_then(|request| {
             let message = GatewayToBroker::Orchestrate { request, session };
             self.broker.send(message).map_err(|_| Code::BrokerUnreachable)?;
-            let deadline = Instant::now() + self.broker_timeout();
-            self.pending.orchestrations.insert(request, (session, deadline));
+            let asked = Instant::now();
+            let deadline = asked + self.broker_timeout();
+            let open = OpenOrchestration { session, asked, deadline };
+            self.pending.orchestrations.insert(request, open);
             Ok(())
         });
         if let Err(code) = asked {
             self.shared.refuse_waiting(session, code.into());
         }
+    }
+
+    /// The broker has answered. Returns which session it is about.
+    pub(super) fn orchestrated(&mut self, request: u64) -> Option<SessionId> {
+        let open = self.pending.orchestrations.remove(&request)?;
+        record(&mut self.histograms.own.orchestrate_us, open.asked.elapsed());
+        Some(open.session)
     }
 
     fn broker_timeout(&self) -> Duration {

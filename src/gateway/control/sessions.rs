@@ -3,7 +3,7 @@
 use super::Control;
 use crate::core::codes::Refusal;
 use crate::core::ids::SessionId;
-use crate::gateway::relay::{ClosedSession, Command, Event};
+use crate::gateway::relay::{ClosedSession, Command, Event, Events};
 use crate::gateway::shared::{Shared, lock};
 use crate::observe::close_reason::CloseReason;
 use crate::wire::channel::{GatewayToBroker, LIVE_PER_MESSAGE_MAX, VERSION};
@@ -37,13 +37,18 @@ fn hello_with(url: &str, capacity: u32, live: &[SessionId]) -> Vec<GatewayToBrok
 }
 
 impl Control {
-    pub(super) fn on_worker(&mut self, event: Event) {
+    /// Everything that the workers have told.
+    pub(super) fn on_workers(&mut self, events: &Events) {
+        while let Ok(event) = events.receiver.try_recv() {
+            self.on_worker(event);
+        }
+    }
+
+    fn on_worker(&mut self, event: Event) {
         match event {
             Event::Closed(closed) => self.on_closed(&closed),
-            Event::Histograms(part) => {
-                self.histograms.merge(&part);
-                self.histograms_missing = self.histograms_missing.saturating_sub(1);
-                self.answer_histograms();
+            Event::Histograms { worker, part } => {
+                self.histograms.on_worker(worker, part, &self.shared.workers);
             }
         }
     }
@@ -117,28 +122,6 @@ impl Control {
             && worker.tell(Command::End { session, reason }).is_err()
         {
             self.ends_unsaid.insert(session, reason);
-        }
-    }
-
-    /// Collects the workers' histograms without stopping them: each exchanges
-    /// its set for an empty one.
-    pub(super) fn collect_histograms(&mut self) {
-        if self.histograms_missing > 0 {
-            return;
-        }
-        for worker in &self.shared.workers {
-            if worker.tell(Command::ExchangeHistograms(Box::default())).is_ok() {
-                self.histograms_missing += 1;
-            }
-        }
-        self.answer_histograms();
-    }
-
-    fn answer_histograms(&mut self) {
-        if self.histograms_missing == 0 {
-            for waiter in self.histogram_waiters.drain(..) {
-                let _ = waiter.send(self.histograms.clone());
-            }
         }
     }
 }

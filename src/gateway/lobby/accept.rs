@@ -11,6 +11,7 @@ use crossbeam::channel::Sender;
 use tokio_uring::buf::fixed::FixedBufPool;
 
 use super::connection::{BUFFER_BYTES, Connection};
+use super::meter::{Meter, Outlet};
 use super::requests;
 use crate::gateway::relay::ring::RingError;
 use crate::gateway::shared::{Phase, Shared, lock};
@@ -24,7 +25,12 @@ pub const BUFFERS: usize = 64;
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// Says once over `ready` whether it can work, and then works.
-pub fn run(listener: TcpListener, shared: Arc<Shared>, ready: &Sender<Result<(), RingError>>) {
+pub fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    outlet: Outlet,
+    ready: &Sender<Result<(), RingError>>,
+) {
     let _alive = shared.health.lobby_enters();
     let mut ring = tokio_uring::uring_builder();
     // A lobby thread is the only one to use its ring, and wants completions
@@ -48,7 +54,9 @@ pub fn run(listener: TcpListener, shared: Arc<Shared>, ready: &Sender<Result<(),
             return;
         }
         let _ = ready.send(Ok(()));
-        accept_until_stopped(listener, &shared, &buffers).await;
+        let meter = Rc::new(Meter::default());
+        tokio_uring::spawn(outlet.serve(Rc::clone(&meter)));
+        accept_until_stopped(listener, &shared, &buffers, &meter).await;
     });
 }
 
@@ -56,6 +64,7 @@ async fn accept_until_stopped(
     listener: TcpListener,
     shared: &Arc<Shared>,
     buffers: &FixedBufPool<Vec<u8>>,
+    meter: &Rc<Meter>,
 ) {
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let mut phase = shared.phase.clone();
@@ -72,7 +81,8 @@ async fn accept_until_stopped(
                     shared.counters.turned_away.fetch_add(1, Relaxed);
                     continue;
                 };
-                match Connection::new(stream, peer, shared, buffers.clone()) {
+                let meter = Rc::clone(meter);
+                match Connection::new(stream, peer, shared, buffers.clone(), meter) {
                     Ok(connection) => {
                         tokio_uring::spawn(async move {
                             requests::serve(connection, Rc::new(presence)).await;

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_uring::buf::BoundedBufMut as _;
 use tokio_uring::buf::fixed::FixedBufPool;
 use tokio_uring::net::TcpStream;
 
+use super::meter::Meter;
 use crate::core::codes::{Code, Refusal};
 use crate::gateway::relay::Leg;
 use crate::gateway::relay::ring::{round_trip_us, stream_readiness};
@@ -47,6 +49,8 @@ pub enum ConnectionError {
 pub struct Connection {
     pub peer: SocketAddr,
     pub shared: Arc<Shared>,
+    pub meter: Rc<Meter>,
+    pub accepted_at: Instant,
     stream: AsyncFd<TcpStream>,
     tls: ServerHandshake,
     buffers: FixedBufPool<Vec<u8>>,
@@ -58,10 +62,12 @@ impl Connection {
         peer: SocketAddr,
         shared: &Arc<Shared>,
         buffers: FixedBufPool<Vec<u8>>,
+        meter: Rc<Meter>,
     ) -> Result<Self, ConnectionError> {
+        let accepted_at = Instant::now();
         let tls = ServerHandshake::new(Arc::clone(&shared.tls))?;
         let stream = stream_readiness(stream)?;
-        Ok(Self { peer, shared: Arc::clone(shared), stream, tls, buffers })
+        Ok(Self { peer, shared: Arc::clone(shared), meter, accepted_at, stream, tls, buffers })
     }
 
     /// The TLS handshake, or its deadline.
@@ -77,6 +83,7 @@ impl Connection {
                 Err(_) => return Err(ConnectionError::Deadline),
             }
         }
+        self.meter.record(|set| &mut set.handshake_us, self.accepted_at);
         Ok(())
     }
 

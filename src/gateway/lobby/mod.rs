@@ -6,6 +6,7 @@
 
 mod accept;
 mod connection;
+pub mod meter;
 mod requests;
 mod waiting;
 
@@ -16,12 +17,15 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::bounded;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
 
 pub use self::accept::BUFFERS;
 pub use self::connection::BUFFER_BYTES;
+use self::meter::{LobbyPart, Outlet};
 use super::relay::ring::RingError;
 use super::shared::Shared;
 use crate::dial::tcp::tune;
+use crate::observe::histograms::LobbyHistograms;
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -50,6 +54,14 @@ pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
+/// The control thread's ends of what the lobby threads measure: an empty set to
+/// each, and a full one back.
+#[derive(Debug)]
+pub struct LobbyMeters {
+    pub ask: Vec<mpsc::Sender<Box<LobbyHistograms>>>,
+    pub parts: mpsc::Receiver<LobbyPart>,
+}
+
 /// Starts one thread per listener and waits until each can work. They end when
 /// the phase becomes `Stopped`, or nobody is left to change it.
 ///
@@ -58,24 +70,30 @@ pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
 pub fn start(
     listeners: Vec<TcpListener>,
     shared: &Arc<Shared>,
-) -> Result<Vec<JoinHandle<()>>, RingError> {
+) -> Result<(Vec<JoinHandle<()>>, LobbyMeters), RingError> {
     let failed = RingError::at("a lobby thread");
-    listeners
+    let (parts, full) = mpsc::channel(listeners.len().max(1));
+    let mut ask = Vec::new();
+    let threads: Result<_, RingError> = listeners
         .into_iter()
         .enumerate()
         .map(|(index, listener)| {
             let shared = Arc::clone(shared);
             let (ready, is_ready) = bounded(1);
+            let (empty, asked) = mpsc::channel(1);
+            ask.push(empty);
+            let outlet = Outlet { thread: index, asked, parts: parts.clone() };
             let thread = std::thread::Builder::new()
                 .name(format!("lobby-{index}"))
-                .spawn(move || accept::run(listener, shared, &ready))
+                .spawn(move || accept::run(listener, shared, outlet, &ready))
                 .map_err(&failed)?;
             match is_ready.recv() {
                 Ok(outcome) => outcome.map(|()| thread),
                 Err(_) => Err(failed(io::Error::other("it ended at once"))),
             }
         })
-        .collect()
+        .collect();
+    Ok((threads?, LobbyMeters { ask, parts: full }))
 }
 
 #[cfg(test)]

@@ -145,6 +145,7 @@ async fn answer(
 
 /// Step 7: which gateway, and a place on a host.
 async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
+    let begun = Instant::now();
     let shared = Arc::clone(&connection.shared);
     let bearer = Secret::from(head.bearer().ok_or(Code::TokenMissing)?);
     let body = read_body(connection, head).await?;
@@ -186,11 +187,13 @@ async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, 
         .map_err(|error| Refusal::with_detail(Code::Internal, error))?;
     let close = head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
     connection.write(&http_head::answer(200, Some(&body), &[])).await.map_err(Code::from)?;
+    connection.meter.record(|set| &mut set.answer_us, begun);
     Ok(if close { Next::Close } else { Next::Another })
 }
 
 /// A request to become a leg.
 async fn relay(connection: Connection, head: &RequestHead, role: Role, presence: Rc<Presence>) {
+    let begun = Instant::now();
     if !head.upgrades_to(relay_answer::PROTOCOL) {
         return connection.refuse(&Code::UpgradeRequired.into()).await;
     }
@@ -200,7 +203,7 @@ async fn relay(connection: Connection, head: &RequestHead, role: Role, presence:
         Err(code) => return connection.refuse(&code.into()).await,
     };
     match role {
-        Role::Client => waiting::wait_for_host(connection, claims).await,
+        Role::Client => waiting::wait_for_host(connection, claims, begun).await,
         Role::Host => waiting::join_client(connection, claims).await,
     }
     drop(presence);

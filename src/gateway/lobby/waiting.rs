@@ -1,5 +1,6 @@
 //! Two legs become a session (steps 8, 10 and 11).
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use crate::gateway::relay::{Command, Leg, Session, SessionCounters};
 use crate::gateway::shared::{LiveEntry, Request, Shared, Wake, lock};
 use crate::wire::{http_head, relay_answer};
 
-/// A client with a good ticket: ask for its host, wait, hand both over.
-pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
+/// A client with a good ticket: ask for its host, wait, hand both over. `begun`
+/// is when it had asked to.
+pub async fn wait_for_host(mut connection: Connection, claims: Claims, begun: Instant) {
     let shared = Arc::clone(&connection.shared);
     let session = claims.session;
     let (waker, mut woken) = oneshot::channel();
@@ -29,6 +31,8 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
         lock(&shared.pairing).take(session);
         return connection.refuse(&code.into()).await;
     }
+    let waiting_since = Instant::now();
+    connection.meter.record(|set| &mut set.admit_us, begun);
     shared.teller.tell(8, Some(session), "ticket verified, broker asked");
 
     let limit = Duration::from_millis(shared.config.limits.pair_timeout_ms);
@@ -56,7 +60,10 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
         }
     };
     let (host, joining) = match outcome {
-        Wake::Host(host, joining) => (host, joining),
+        Wake::Host(host, joining) => {
+            connection.meter.record(|set| &mut set.pairing_us, waiting_since);
+            (host, joining)
+        }
         Wake::Refused(refusal) => {
             lock(&shared.pairing).take(session);
             give_up(&shared, session, refusal.code);
@@ -70,9 +77,14 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims) {
             return connection.refuse(&refusal).await;
         }
     };
+    let meter = Rc::clone(&connection.meter);
     let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
     match switched.and_then(|()| connection.into_leg(socket)) {
-        Ok(client) => begin(&shared, claims, client, *host),
+        Ok(client) => {
+            if begin(&shared, claims, client, *host) {
+                meter.record(|set| &mut set.join_us, joining.since);
+            }
+        }
         Err(_) => client_left(&shared, session),
     }
     drop(joining);
@@ -91,6 +103,7 @@ pub async fn join_client(mut connection: Connection, claims: Claims) {
             return connection.refuse(&refusal).await;
         }
     };
+    connection.meter.record(|set| &mut set.host_leg_us, connection.accepted_at);
     shared.teller.tell(10, Some(claims.session), "host leg admitted");
     let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
     let wake = match switched.and_then(|()| connection.into_leg(socket)) {
@@ -102,11 +115,12 @@ pub async fn join_client(mut connection: Connection, claims: Claims) {
     let _ = waker.send(wake);
 }
 
-/// Step 11: both legs are in.
-fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) {
+/// Step 11: both legs are in. Whether a worker has them now.
+fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) -> bool {
     let session = claims.session;
     let Some((index, worker)) = shared.choose_worker() else {
-        return give_up(shared, session, Code::Internal);
+        give_up(shared, session, Code::Internal);
+        return false;
     };
     let counters = Arc::new(SessionCounters::default());
     let entry = LiveEntry {
@@ -127,10 +141,12 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) {
     tracing::info!(step = 11, %session, host = %claims.host, worker = index, "Relaying");
     shared.teller.tell(11, Some(session), "both legs in, relaying");
     let session_data = Session { id: session, host_id: claims.host, client, host, counters };
-    if worker.tell(Command::Start(Box::new(session_data))).is_err() {
+    let handed_over = worker.tell(Command::Start(Box::new(session_data))).is_ok();
+    if !handed_over {
         lock(&shared.live).remove(&session);
         give_up(shared, session, Code::GatewayFull);
     }
+    handed_over
 }
 
 fn client_left(shared: &Shared, session: SessionId) {

@@ -151,8 +151,8 @@ impl<K: Kernel> Relay<K> {
 
     /// Gives out what was measured, goes on with an empty set.
     pub fn exchange_histograms(&mut self, empty: Box<RelayHistograms>) {
-        let full = std::mem::replace(&mut self.histograms, empty);
-        self.tell(Event::Histograms(full));
+        let part = std::mem::replace(&mut self.histograms, empty);
+        self.tell(Event::Histograms { worker: self.settings.index, part });
     }
 
     pub fn start(&mut self, mut session: Session<K::Socket>) {

@@ -52,7 +52,7 @@ pub enum Command {
 #[derive(Debug)]
 pub enum Event {
     Closed(ClosedSession),
-    Histograms(Box<RelayHistograms>),
+    Histograms { worker: usize, part: Box<RelayHistograms> },
 }
 
 /// Counters of one worker, written by it and read by anybody.

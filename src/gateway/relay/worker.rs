@@ -49,6 +49,13 @@ impl Worker {
     }
 
     pub fn run(&mut self) {
+        self.turn_until_done();
+        // What it measured since it was asked last.
+        self.relay.exchange_histograms(Box::default());
+        self.send_events();
+    }
+
+    fn turn_until_done(&mut self) {
         while !self.relay.is_done() {
             // Starved legs have bytes waiting: look after them without sleeping.
             let patience = if self.relay.starved.is_empty() { TICK } else { Duration::ZERO };
