@@ -47,7 +47,7 @@ fn code_lines(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn unsafe_lives_in_the_ring_and_nowhere_else() {
-    for (name, text) in sources(&["src", "tests", "benches"]) {
+    for (name, text) in sources(&["src", "tests", "benches", "perf"]) {
         if name.starts_with("src/gateway/relay/ring/") || name == "tests/it/tidy.rs" {
             continue;
         }
@@ -63,7 +63,7 @@ fn unsafe_lives_in_the_ring_and_nowhere_else() {
 #[test]
 fn nothing_is_left_unfinished_or_skipped_out_of_sight() {
     let marks = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("#[ig", "nore")];
-    for (name, text) in sources(&["src", "tests", "benches"]) {
+    for (name, text) in sources(&["src", "tests", "benches", "perf"]) {
         for mark in marks {
             assert!(!text.contains(mark), "{mark} in {name}");
         }
@@ -72,7 +72,7 @@ fn nothing_is_left_unfinished_or_skipped_out_of_sight() {
 
 #[test]
 fn files_have_one_purpose_and_say_which() {
-    for (name, text) in sources(&["src", "tests", "benches"]) {
+    for (name, text) in sources(&["src", "tests", "benches", "perf"]) {
         let lines = text.lines().count();
         assert!(lines <= FILE_LINES_MAX, "{name} has {lines} lines");
         let first = text.lines().next().unwrap_or_default();
@@ -140,7 +140,7 @@ fn every_step_is_named_by_a_test() {
 #[test]
 fn no_path_of_one_machine_is_in_the_tree() {
     let homes = [concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/home", "/user")];
-    for (name, text) in sources(&["src", "tests", "benches"]) {
+    for (name, text) in sources(&["src", "tests", "benches", "perf"]) {
         for home in homes {
             assert!(!text.contains(home), "{home} in {name}");
         }

@@ -14,6 +14,11 @@ use crate::bench::profile::Profile;
 use crate::bench::session::State;
 use crate::gateway::relay::Side;
 
+/// How the request of a handshake without a session begins. As a session's
+/// number it would be far too high.
+const PROBE: &[u8] = b"GET /probe ";
+const PROBE_ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+
 /// What reading brought.
 struct Read {
     progress: Progress,
@@ -258,7 +263,18 @@ impl Engine {
     }
 
     fn claim(&mut self, key: usize) {
-        let Some(Unclaimed { leg, hello }) = self.unclaimed.try_remove(key) else { return };
+        let Some(Unclaimed { mut leg, hello }) = self.unclaimed.try_remove(key) else { return };
+        if hello.starts_with(PROBE) {
+            // A handshake without a session, which a relay passes on like any
+            // other: its request is answered, and that was all.
+            let mut answer = Vec::new();
+            let sealed =
+                leg.seal(PROBE_ANSWER, &mut answer).and_then(|()| leg.seal_close(&mut answer));
+            if let Err(error) = sealed.and_then(|()| send(&mut leg, &answer)) {
+                tracing::debug!(%error, "A handshake that came to the sink was not answered");
+            }
+            return;
+        }
         let Some((number, early)) = hello.split_first_chunk::<HELLO_BYTES>() else { return };
         let number = u32::try_from(u64::from_le_bytes(*number)).unwrap_or(u32::MAX);
         let Some(session) = self.sessions.get_mut(number as usize) else {
