@@ -47,10 +47,14 @@ impl Identity {
         }
     }
 
-    /// The gateway's own configuration, with all suites.
+    /// The gateway's own configuration, with all suites, and with tickets, which
+    /// take sequence numbers before the keys are taken.
     pub fn server(&self) -> Arc<ServerConfig> {
         let settings = TlsSettings { chacha20: true, ..TlsSettings::default() };
-        Arc::new(settings.server(vec![self.certificate.clone()], self.key.clone_key()).unwrap())
+        let chain = vec![self.certificate.clone()];
+        let mut config = settings.server(chain, self.key.clone_key()).unwrap();
+        config.send_tls13_tickets = 2;
+        Arc::new(config)
     }
 
     /// A client that offers one suite and nothing else.
