@@ -30,6 +30,10 @@ use crate::observe::histograms::LobbyHistograms;
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4_096;
 
+/// Who greets yields to who relays: where both want a core, people at work go
+/// before people who come.
+const NICENESS: i32 = 10;
+
 /// The port, opened once per lobby thread.
 ///
 /// # Errors
@@ -85,7 +89,11 @@ pub fn start(
             let outlet = Outlet { thread: index, asked, parts: parts.clone() };
             let thread = std::thread::Builder::new()
                 .name(format!("lobby-{index}"))
-                .spawn(move || accept::run(listener, shared, outlet, &ready))
+                .spawn(move || {
+                    // Only ever raised: this needs no privilege and cannot fail.
+                    let _ = rustix::process::nice(NICENESS);
+                    accept::run(listener, shared, outlet, &ready);
+                })
                 .map_err(&failed)?;
             match is_ready.recv() {
                 Ok(outcome) => outcome.map(|()| thread),
