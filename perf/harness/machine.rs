@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::engines::Engine;
 use crate::results::Run;
+use crate::statistics::Summary;
 use crate::works::Plan;
 
 /// Facts in the order in which they are printed.
@@ -41,6 +42,11 @@ impl Machine {
         let names: BTreeSet<_> = seen.filter_map(|seen| seen.congestion_control.clone()).collect();
         let names = names.into_iter().collect::<Vec<_>>().join(", ");
         self.0.push(("congestion_control", Value::from(names)));
+        let stolen = runs.iter().filter_map(|run| run.outcome.as_ref().ok()?.stolen_percent());
+        let stolen = Summary::of(stolen).map_or(Value::Null, |stolen| {
+            Value::from(format!("{:.1} (highest {:.1})", stolen.median, stolen.high))
+        });
+        self.0.push(("stolen_percent_median", stolen));
     }
 
     pub fn facts(&self) -> impl Iterator<Item = (&'static str, String)> {

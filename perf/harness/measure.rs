@@ -48,6 +48,8 @@ pub struct Measured {
 #[serde(default)]
 pub struct Seen {
     pub congestion_control: Option<String>,
+    /// How much of the machine other guests of its host had meanwhile.
+    pub stolen_percent: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,6 +101,10 @@ impl Measured {
     pub fn rss_growth_bytes(&self) -> Option<f64> {
         let rss = self.process.as_ref()?.rss_bytes?;
         Some(rss.during - rss.before)
+    }
+
+    pub fn stolen_percent(&self) -> Option<f64> {
+        self.machine.as_ref()?.stolen_percent
     }
 
     /// The share of its core that the generator used.
@@ -213,7 +219,7 @@ mod tests {
     use super::*;
 
     /// The shape that `ringway bench --json` promises.
-    const PRINTED: &str = r#"{"bench":"relay","machine":{"cpu":"x","congestion_control":"cubic"},"target":"ringway",
+    const PRINTED: &str = r#"{"bench":"relay","machine":{"cpu":"x","congestion_control":"cubic","stolen_percent":2.5},"target":"ringway",
         "profile":"word=4","sessions":64,"seconds":10.0,"arrival":"open loop","latency_basis":"x",
         "messages":{"up":1,"down":2},"bytes":{"up":1,"down":2},
         "offered_messages_per_s":200.0,"delivered_messages_per_s":198.0,
@@ -232,6 +238,7 @@ mod tests {
         assert_eq!(measured.cpu_s_per_gb, Some(0.3));
         let seen = measured.machine.clone().unwrap();
         assert_eq!(seen.congestion_control.as_deref(), Some("cubic"));
+        assert_eq!(measured.stolen_percent(), Some(2.5));
         assert_eq!(measured.latency().unwrap().p999, 50.0);
         assert_eq!(measured.rss_growth_bytes(), Some(150.0));
         assert_eq!(measured.generator_busy(), Some(0.5));

@@ -16,6 +16,10 @@ const DELIVERED_MIN: f64 = 0.98;
 /// Above this share of its core the generator measures itself.
 const GENERATOR_BUSY_MAX: f64 = 0.95;
 
+/// Above this share of the machine in other guests' hands, tails of latency
+/// are the host's.
+const STOLEN_PERCENT_MAX: f64 = 1.0;
+
 /// All that is reported.
 pub struct Report<'a> {
     pub plan: &'a Plan,
@@ -53,6 +57,17 @@ impl Report<'_> {
         let _ = writeln!(text, "{}.\n", self.plan.describe());
         if self.plan.quick {
             text.push_str("**A quick run: short and once. Good for orders of magnitude.**\n\n");
+        }
+        let stolen = self.runs.iter().filter_map(|run| run.outcome.as_ref().ok()?.stolen_percent());
+        if let Some(stolen) =
+            Summary::of(stolen).filter(|stolen| stolen.median > STOLEN_PERCENT_MAX)
+        {
+            let _ = writeln!(
+                text,
+                "**Other guests of this machine's host had {:.0} % of it in the median run, {:.0} % in the\n\
+                 worst. CPU figures compare with caution, tails of latency do not: they are the host's.**\n",
+                stolen.median, stolen.high
+            );
         }
         text.push_str("| machine | |\n| --- | --- |\n");
         for (name, value) in self.machine.facts() {
@@ -127,8 +142,8 @@ impl Report<'_> {
         let mut text = "\n## What the generator did\n\n\
             Where it uses its whole core, or does not deliver what it offers, the run shows the\n\
             generator's limit or the relay's, and latencies are those of an overloaded machine.\n\n\
-            | run | engine | delivered of offered | generator's core | sent late, p99 µs | |\n\
-            | --- | --- | ---: | ---: | ---: | --- |\n"
+            | run | engine | delivered of offered | generator's core | stolen | sent late, p99 µs | |\n\
+            | --- | --- | ---: | ---: | ---: | ---: | --- |\n"
             .to_owned();
         let mut groups: BTreeMap<(String, Engine), Vec<&crate::measure::Measured>> =
             BTreeMap::new();
@@ -143,6 +158,8 @@ impl Report<'_> {
             let late = Summary::of(
                 measured.iter().filter_map(|m| Some(m.generator.as_ref()?.late_us?.p99)),
             );
+            let stolen =
+                Summary::of(measured.iter().filter_map(|m| Some(m.stolen_percent()? / 100.0)));
             let percent = |share: Option<Summary>| {
                 share.map_or("–".to_owned(), |share| format!("{:.0} %", share.median * 100.0))
             };
@@ -157,10 +174,11 @@ impl Report<'_> {
             let late = late.map_or("–".to_owned(), |late| shown(late.median));
             let _ = writeln!(
                 text,
-                "| {scenario} | {} | {} | {} | {late} | {remark} |",
+                "| {scenario} | {} | {} | {} | {} | {late} | {remark} |",
                 engine.title(),
                 percent(delivered),
                 percent(busy),
+                percent(stolen),
             );
         }
         text

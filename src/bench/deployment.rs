@@ -1,61 +1,51 @@
-//! A broker and a gateway to load, as processes of their own, and the two
-//! parties that bring a session about: users who ask the gateway (step 7) and
-//! a session host's agent that hears the broker's orders (step 9). Enrolment,
-//! tokens, tickets and channel are the real ones.
+//! A broker and a gateway to load, as processes of their own. Enrolment, tokens,
+//! tickets and channel are the real ones; [`super::parties`] makes use of them.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::unbounded;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc};
 
-use super::engine::{Command, Opener, Route};
-use super::leg::Greeting;
-use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
+use super::engine::{Opener, Route};
+use super::parties::{ASKING_AT_ONCE, ToEngine, User, serve_orders};
 use crate::channel::enroll::{EnrolSettings, Enrolment, enroll};
 use crate::cli::ctl;
 use crate::connect::session::CONNECTIONS_PATH;
-use crate::core::ids::{PoolId, SessionId};
-use crate::core::tickets::Role;
+use crate::core::ids::PoolId;
 use crate::demo::stage::{ReservedPort, ScratchDirectory};
 use crate::dial::http::HttpsClient;
-use crate::dial::relay::request_head;
-use crate::dial::{DialLimits, Dialer, Endpoint, Purpose};
-use crate::gateway::relay::Side;
+use crate::dial::{DialLimits, Endpoint};
 use crate::gateway::relay::ring::Doorbell;
 use crate::tls::settings::TlsSettings;
 use crate::wire::admin::{AdminRequest, AdminResponse};
-use crate::wire::arm::{ConnectionRequest, ConnectionResponse};
-use crate::wire::channel::{AgentToBroker, BrokerToAgent, VERSION};
 use crate::wire::enroll::MachineRole;
 
 const POOL: &str = "bench";
-const DESKTOP: &str = "desktop";
+pub(super) const DESKTOP: &str = "desktop";
 const HOST: &str = "localhost";
 /// A process may take this long until it answers.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 const LOG_LINES_SHOWN: usize = 10;
 const POLL: Duration = Duration::from_millis(20);
-/// Users who ask at once; each waits for one answer of the broker.
-const ASKING_AT_ONCE: usize = 64;
 
 /// How a deployment is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DeploymentSettings {
     /// Sessions that it must take.
     pub sessions_max: u32,
     /// The core that the gateway may use; absent: all.
     pub gateway_core: Option<usize>,
+    /// Lines of TOML for its `[gateway.threads]`.
+    pub thread_settings: Vec<String>,
     pub tls: TlsSettings,
 }
 
@@ -79,7 +69,7 @@ pub struct Deployment {
 impl Deployment {
     /// # Errors
     /// When a process does not come up; its log is shown.
-    pub fn start(settings: DeploymentSettings) -> anyhow::Result<Self> {
+    pub fn start(settings: &DeploymentSettings) -> anyhow::Result<Self> {
         let directory = ScratchDirectory::new()?;
         let place = directory.path().to_path_buf();
         let (broker_port, gateway_port) = (ReservedPort::new()?, ReservedPort::new()?);
@@ -139,6 +129,18 @@ impl Deployment {
         self.gateway.id()
     }
 
+    /// Output slots that hold bytes, as the gateway says.
+    #[must_use]
+    pub fn slots_used(&self) -> Option<u64> {
+        let admin = self.directory.path().join("gateway/admin.sock");
+        match ctl::ask(&admin, &AdminRequest::Status) {
+            Ok(AdminResponse::GatewayStatus(status)) => {
+                Some(status.workers.iter().map(|worker| worker.slots_used).sum())
+            }
+            _ => None,
+        }
+    }
+
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -178,30 +180,19 @@ impl Deployment {
     pub fn route(&self) -> anyhow::Result<Route> {
         let (commands, inbox) = unbounded();
         let bell = Arc::new(Doorbell::new()?);
-        let engine = ToEngine { commands, bell: Arc::clone(&bell), numbers: Arc::default() };
+        let engine = ToEngine::new(commands, Arc::clone(&bell));
         let runtime = self.runtime.as_ref().context("the deployment has ended")?;
         let _inside = runtime.enter();
 
         let enrolment = Enrolment::load_as(&self.state, MachineRole::Agent)?;
-        let dial = DialLimits::default();
-        let dialer = Dialer::new(enrolment.client_tls(TlsSettings::default())?, dial);
-        let broker: Endpoint = enrolment.record.broker_url.parse()?;
-        let capacity = self.sessions_max;
-        let settings = ChannelSettings {
-            queue_length: 8_192,
-            ..ChannelSettings::new(broker, dialer, MachineRole::Agent)
-        };
-        let (channel, events) = client::spawn(settings, move || {
-            let software = concat!("ringway bench ", env!("CARGO_PKG_VERSION")).into();
-            vec![AgentToBroker::Hello { version: VERSION, software, live: Vec::new(), capacity }]
-        });
-        let (welcomed, welcome) = tokio::sync::oneshot::channel();
-        runtime.spawn(hear_orders(channel, events, engine.clone(), welcomed, self.address));
+        let (orders, welcome) =
+            serve_orders(&enrolment, self.sessions_max, engine.clone(), self.address)?;
+        runtime.spawn(orders);
         runtime
             .block_on(async { tokio::time::timeout(START_LIMIT, welcome).await })
             .context("the broker did not welcome the session host in time")??;
 
-        let https = HttpsClient::new(self.client_tls()?, dial)?;
+        let https = HttpsClient::new(self.client_tls()?, DialLimits::default())?;
         let user = User {
             https,
             url: self.gateway_url.url(CONNECTIONS_PATH),
@@ -209,8 +200,8 @@ impl Deployment {
             address: self.address,
             engine,
         };
-        let (ask, asked) = mpsc::unbounded_channel();
-        runtime.spawn(ask_for_sessions(user, asked));
+        let (ask, asked) = tokio::sync::mpsc::unbounded_channel();
+        runtime.spawn(user.ask_for_sessions(asked));
         let opener: Opener = Box::new(move |number| {
             // Its receiver ends with the runtime, and that after the engine.
             let _ = ask.send(number);
@@ -255,133 +246,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// The way to the engine, and which session is which.
-#[derive(Clone)]
-struct ToEngine {
-    commands: Sender<Command>,
-    bell: Arc<Doorbell>,
-    /// Sessions that were placed and whose host has not been ordered yet.
-    numbers: Arc<Mutex<HashMap<SessionId, u32>>>,
-}
-
-impl ToEngine {
-    fn tell(&self, command: Command) {
-        let _ = self.commands.send(command);
-        self.bell.ring();
-    }
-
-    fn placed(&self, number: u32, session: SessionId) {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(session, number);
-    }
-
-    fn number_of(&self, session: SessionId) -> Option<u32> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).remove(&session)
-    }
-
-    fn dial(&self, session: u32, side: Side, url: &str, address: SocketAddr, ticket: &str) {
-        let role = if side == Side::Client { Role::Client } else { Role::Host };
-        let endpoint = url.parse::<Endpoint>().map_err(|error| error.to_string());
-        let command = endpoint.and_then(|endpoint| {
-            let name = endpoint.server_name().map_err(|error| error.to_string())?;
-            let head = request_head(&endpoint, role, ticket).map_err(|error| error.to_string())?;
-            Ok(Command::Dial { session, side, address, name, greeting: Greeting::Relay(head) })
-        });
-        self.tell(command.unwrap_or_else(|why| Command::Failed { session, why }));
-    }
-}
-
-/// The session host's agent, as far as the broker sees it.
-async fn hear_orders(
-    channel: ChannelHandle<AgentToBroker>,
-    mut events: mpsc::Receiver<ChannelEvent<BrokerToAgent>>,
-    engine: ToEngine,
-    welcomed: tokio::sync::oneshot::Sender<()>,
-    address: SocketAddr,
-) {
-    let mut welcomed = Some(welcomed);
-    while let Some(event) = events.recv().await {
-        match event {
-            ChannelEvent::Message(BrokerToAgent::Welcome { .. }) => {
-                if let Some(welcomed) = welcomed.take() {
-                    let _ = welcomed.send(());
-                }
-            }
-            ChannelEvent::Message(BrokerToAgent::Order(order)) => {
-                let session = order.session;
-                let _ = channel.send(AgentToBroker::OrderAccepted { session });
-                match engine.number_of(session) {
-                    Some(number) => {
-                        engine.dial(
-                            number,
-                            Side::Host,
-                            &order.gateway_url,
-                            address,
-                            order.ticket.expose(),
-                        );
-                    }
-                    None => {
-                        tracing::warn!(%session, "An order for a session that nobody asked for")
-                    }
-                }
-            }
-            ChannelEvent::Message(BrokerToAgent::Cancel { session, refusal }) => {
-                tracing::warn!(%session, %refusal, "The broker cancelled a session");
-            }
-            ChannelEvent::Up | ChannelEvent::Down { .. } => {}
-        }
-    }
-}
-
-/// A user of the gateway.
-struct User {
-    https: HttpsClient,
-    url: String,
-    token: Arc<str>,
-    address: SocketAddr,
-    engine: ToEngine,
-}
-
-async fn ask_for_sessions(user: User, mut asked: mpsc::UnboundedReceiver<u32>) {
-    let user = Arc::new(user);
-    let turns = Arc::new(Semaphore::new(ASKING_AT_ONCE));
-    while let Some(number) = asked.recv().await {
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-        let user = Arc::clone(&user);
-        tokio::spawn(async move {
-            user.ask(number).await;
-            drop(turn);
-        });
-    }
-}
-
-impl User {
-    async fn ask(&self, number: u32) {
-        let request = ConnectionRequest {
-            application: DESKTOP.into(),
-            load_balance_info: String::new(),
-            ringway_rtt_samples: Vec::new(),
-        };
-        let answer: Result<ConnectionResponse, _> =
-            self.https.post_json(Purpose::CLIENT_LEG, &self.url, Some(&self.token), &request).await;
-        match answer {
-            Ok(answer) => {
-                self.engine.placed(number, answer.ringway.session);
-                let ticket = answer.ringway.ticket.expose();
-                self.engine.dial(
-                    number,
-                    Side::Client,
-                    &answer.gateway_location,
-                    self.address,
-                    ticket,
-                );
-            }
-            Err(error) => {
-                self.engine.tell(Command::Failed { session: number, why: error.to_string() });
-            }
-        }
-    }
-}
-
 async fn enrol(
     admin: &Path,
     broker_url: &str,
@@ -423,7 +287,7 @@ fn broker_config(
     address: SocketAddr,
     url: &str,
     token: &str,
-    settings: DeploymentSettings,
+    settings: &DeploymentSettings,
 ) -> String {
     let state = place.join("broker");
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
@@ -444,7 +308,7 @@ fn gateway_config(
     place: &Path,
     address: SocketAddr,
     url: &str,
-    settings: DeploymentSettings,
+    settings: &DeploymentSettings,
 ) -> String {
     let state = place.join("gateway");
     let (sessions, aes128) = (settings.sessions_max, settings.tls.prefer_aes128);
@@ -455,10 +319,11 @@ fn gateway_config(
     };
     format!(
         "[gateway]\nlisten = \"{address}\"\nurl = \"{url}\"\nstate_dir = {state:?}\n\
-         [gateway.tls]\nprefer_aes128 = {aes128}\n[gateway.threads]\n{threads}\
+         [gateway.tls]\nprefer_aes128 = {aes128}\n[gateway.threads]\n{threads}{}\n\
          [gateway.limits]\nsessions_max = {sessions}\nlobby_connections_max = 16384\n\
          lobby_connections_per_address_max = 16384\nwaiting_max = 16384\n\
-         waiting_per_address_max = 16384\nbroker_timeout_ms = 15000\npair_timeout_ms = 20000\n"
+         waiting_per_address_max = 16384\nbroker_timeout_ms = 15000\npair_timeout_ms = 20000\n",
+        settings.thread_settings.join("\n")
     )
 }
 

@@ -2,7 +2,8 @@
 //! every byte at its far end, and says what the relay took for it.
 //!
 //! [`profile`] says what users do, [`flow`] and [`pattern`] what must arrive,
-//! [`engine`] does the I/O of both ends, [`deployment`] is the gateway to load,
+//! [`engine`] does the I/O of both ends, [`deployment`] is the gateway to load
+//! and its users and session host the parties,
 //! [`sample`] looks at processes from outside, [`report`] tells.
 
 pub mod deployment;
@@ -10,6 +11,7 @@ pub mod engine;
 pub mod flow;
 pub mod leg;
 pub mod options;
+mod parties;
 pub mod pattern;
 pub mod profile;
 pub mod report;

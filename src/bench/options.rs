@@ -52,6 +52,10 @@ pub struct Common {
     /// Confine the gateway that is started to this core
     #[arg(long, value_name = "CORE", conflicts_with = "through")]
     pub gateway_core: Option<usize>,
+    /// A setting of [gateway.threads] of the gateway that is started, e.g.
+    /// 'rx_buffers = 4', to try it; may be repeated
+    #[arg(long = "gateway-thread-setting", value_name = "KEY = VALUE", conflicts_with = "through")]
+    pub gateway_thread_settings: Vec<String>,
     /// Cipher suite of both legs
     #[arg(long, value_enum, default_value_t = Cipher::Aes128)]
     pub cipher: Cipher,

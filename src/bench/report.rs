@@ -12,6 +12,9 @@ use super::tally::{Faults, Tally};
 use crate::observe::histogram_log::{self, Interval};
 use crate::observe::histograms::Percentiles;
 
+/// From here on the tail of a latency says more about the host than the relay.
+const STOLEN_PERCENT_SHOWN: f64 = 1.0;
+
 /// A number of each direction.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct BothWays<T> {
@@ -46,6 +49,8 @@ pub struct Process {
     pub cpu_s: f64,
     pub rss_bytes: Moments,
     pub descriptors: Moments,
+    /// Output slots that hold bytes; of a gateway of the bench's own.
+    pub output_slots: Moments,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -193,6 +198,7 @@ impl Report {
                 cpu_s: relay.cpu_s(),
                 rss_bytes: relay.moments(|sample| sample.rss_bytes).into(),
                 descriptors: relay.moments(|sample| sample.descriptors).into(),
+                output_slots: relay.moments(|sample| sample.output_slots).into(),
             }),
             cpu_s_per_gb: per(float(bytes.up + bytes.down), 1e9),
             cpu_us_per_message: per(all_messages, 1e6),
@@ -264,6 +270,8 @@ impl Report {
             line("relay memory", format!("{} MB before / during / after", mb(process.rss_bytes)));
             let Moments { before, during, after } = process.descriptors;
             line("relay descriptors", format!("{before} / {during} / {after}"));
+            let Moments { before, during, after } = process.output_slots;
+            line("relay output slots", format!("{before} / {during} / {after}"));
         }
         line(
             "generator",
@@ -272,6 +280,15 @@ impl Report {
                 self.generator.cpu_s, self.generator.late_us.p99
             ),
         );
+        if self.machine.stolen_percent >= STOLEN_PERCENT_SHOWN {
+            line(
+                "machine",
+                format!(
+                    "{:.0} % of it went to other guests of its host: latencies are theirs",
+                    self.machine.stolen_percent
+                ),
+            );
+        }
         let _ = writeln!(
             out,
             "\n  {:<12} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}",

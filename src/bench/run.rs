@@ -9,7 +9,7 @@ use super::options::{Common, Direction, HandshakeArgs, RelayArgs, SessionsArgs};
 use super::profile::{Mix, Profile};
 use super::progress;
 use super::report::{Asked, Measured, Report, Window};
-use super::sample::{Machine, Sample};
+use super::sample::{CoreTime, Machine, Sample};
 use super::session::{Session, State};
 use super::tally::Tally;
 use super::target::Target;
@@ -41,7 +41,31 @@ struct Bench<'a> {
     common: &'a Common,
     target: Target,
     engine: Engine,
-    before_sessions: (Option<Sample>, Sample),
+    before_sessions: Moment,
+}
+
+/// What was used until one moment.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    relay: Option<Sample>,
+    ourselves: Sample,
+    machine: CoreTime,
+}
+
+impl Moment {
+    fn now(target: &Target, common: &Common) -> Self {
+        let mut relay = target.sample(common);
+        if let (Some(relay), Some(slots)) = (&mut relay, target.slots_used()) {
+            relay.output_slots = slots;
+        }
+        Self { relay, ourselves: Sample::of_ourselves(), machine: CoreTime::now() }
+    }
+
+    /// The most of everything: times only grow, memory and descriptors peak.
+    fn or_more(self, later: Self) -> Self {
+        let relay = self.relay.zip(later.relay).map(|(one, other)| one.or_more(other));
+        Self { relay, ourselves: self.ourselves.or_more(later.ourselves), machine: later.machine }
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -50,12 +74,12 @@ impl<'a> Bench<'a> {
         let target = Target::start(common, sessions_max)?;
         let engine = target.engine(common, bulk)?;
         rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS))?;
-        let before_sessions = (target.sample(common), Sample::of_ourselves());
+        let before_sessions = Moment::now(&target, common);
         Ok(Self { common, target, engine, before_sessions })
     }
 
-    fn window(&self) -> (Option<Sample>, Sample) {
-        (self.target.sample(self.common), Sample::of_ourselves())
+    fn now(&self) -> Moment {
+        Moment::now(&self.target, self.common)
     }
 
     /// Opens sessions until that many are live.
@@ -122,24 +146,26 @@ impl<'a> Bench<'a> {
         began: SystemTime,
         elapsed: Duration,
         tally: Tally,
-        (begin, end): ((Option<Sample>, Sample), (Option<Sample>, Sample)),
+        (begin, end): (Moment, Moment),
     ) -> anyhow::Result<Outcome> {
         self.engine.run(REST, |_| false)?;
-        let after = self.window();
+        let after = self.now();
         let window = |before_sessions, begin, end, after_sessions| Window {
             before_sessions,
             begin,
             end,
             after_sessions,
         };
-        let relay = match (self.before_sessions.0, begin.0, end.0, after.0) {
+        let before = self.before_sessions;
+        let relay = match (before.relay, begin.relay, end.relay, after.relay) {
             (Some(before), Some(begin), Some(end), Some(after)) => {
                 Some(window(before, begin, end, after))
             }
             _ => None,
         };
-        let ourselves = window(self.before_sessions.1, begin.1, end.1, after.1);
-        let machine = Machine::here(self.engine.congestion_control());
+        let ourselves = window(before.ourselves, begin.ourselves, end.ourselves, after.ourselves);
+        let stolen_percent = end.machine.stolen_percent_since(&begin.machine);
+        let machine = Machine::here(self.engine.congestion_control(), stolen_percent);
         let measured = Measured { tally: &tally, elapsed, relay, ourselves };
         let report = Report::of(asked, &measured, machine, &self.engine.faults);
         Ok(Outcome { report, tally, began, elapsed })
@@ -162,12 +188,12 @@ pub fn relay(args: &RelayArgs) -> anyhow::Result<Outcome> {
     run_for(&mut bench.engine, "warming up", args.warm_up_seconds)?;
     let (began, since) = (SystemTime::now(), Instant::now());
     bench.engine.tally.restart();
-    let begin = bench.window();
+    let begin = bench.now();
     if args.storm > 0.0 {
         bench.engine.shake(Pace::PerSecond(args.storm));
     }
     run_for(&mut bench.engine, "measuring", args.seconds)?;
-    let (elapsed, end) = (since.elapsed(), bench.window());
+    let (elapsed, end) = (since.elapsed(), bench.now());
     let tally = std::mem::take(&mut bench.engine.tally);
 
     bench.engine.shake(Pace::Off);
@@ -199,9 +225,9 @@ fn idle(args: &SessionsArgs) -> anyhow::Result<Outcome> {
     run_for(&mut bench.engine, "warming up", 6.0)?;
     let (began, since) = (SystemTime::now(), Instant::now());
     bench.engine.tally.restart();
-    let begin = bench.window();
+    let begin = bench.now();
     run_for(&mut bench.engine, "measuring", args.hold_seconds)?;
-    let (elapsed, end) = (since.elapsed(), bench.window());
+    let (elapsed, end) = (since.elapsed(), bench.now());
     let tally = std::mem::take(&mut bench.engine.tally);
     bench.settle()?;
     bench.close()?;
@@ -223,7 +249,7 @@ fn come_and_go(args: &SessionsArgs) -> anyhow::Result<Outcome> {
         Bench::start(&args.common, args.sessions.min(args.concurrent + 1_000), Direction::Down)?;
     let bar = progress("sessions over", u64::from(args.sessions));
     let (began, since) = (SystemTime::now(), Instant::now());
-    let begin = bench.window();
+    let begin = bench.now();
     bench.engine.start_traffic();
     let hold = Duration::from_secs_f64(args.hold_seconds);
     let mut leaving: VecDeque<(Instant, u32)> = VecDeque::new();
@@ -255,7 +281,7 @@ fn come_and_go(args: &SessionsArgs) -> anyhow::Result<Outcome> {
         }
         if now >= look_at {
             look_at = now + LOOK_AT_PEAK;
-            peak = higher(peak, (target.sample(common), Sample::of_ourselves()));
+            peak = peak.or_more(Moment::now(target, common));
         }
         over >= args.sessions
     })?;
@@ -267,7 +293,7 @@ fn come_and_go(args: &SessionsArgs) -> anyhow::Result<Outcome> {
             .faults
             .add(format!("only {over} of {} sessions came and went in time", args.sessions));
     }
-    let (elapsed, end) = (since.elapsed(), higher(peak, bench.window()));
+    let (elapsed, end) = (since.elapsed(), peak.or_more(bench.now()));
     let tally = std::mem::take(&mut bench.engine.tally);
     let asked = Asked {
         bench: "sessions",
@@ -288,9 +314,9 @@ pub fn handshake(args: &HandshakeArgs) -> anyhow::Result<Outcome> {
     run_for(&mut bench.engine, "warming up", args.warm_up_seconds)?;
     let (began, since) = (SystemTime::now(), Instant::now());
     bench.engine.tally.restart();
-    let begin = bench.window();
+    let begin = bench.now();
     run_for(&mut bench.engine, "measuring", args.seconds)?;
-    let (elapsed, end) = (since.elapsed(), bench.window());
+    let (elapsed, end) = (since.elapsed(), bench.now());
     let tally = std::mem::take(&mut bench.engine.tally);
     bench.engine.shake(Pace::Off);
     let asked = Asked {
@@ -316,14 +342,6 @@ fn run_for(engine: &mut Engine, what: &'static str, seconds: f64) -> anyhow::Res
     })?;
     bar.finish_and_clear();
     Ok(())
-}
-
-/// The most of everything: CPU time only grows, memory and descriptors peak.
-fn higher(
-    one: (Option<Sample>, Sample),
-    other: (Option<Sample>, Sample),
-) -> (Option<Sample>, Sample) {
-    (one.0.zip(other.0).map(|(one, other)| one.or_more(other)), one.1.or_more(other.1))
 }
 
 /// Two descriptors a session, and as many as may be had.

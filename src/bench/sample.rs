@@ -11,6 +11,8 @@ pub struct Sample {
     pub cpu_ns: u64,
     pub rss_bytes: u64,
     pub descriptors: u64,
+    /// Output slots of a gateway that hold bytes, when it was asked.
+    pub output_slots: u64,
 }
 
 impl Sample {
@@ -21,6 +23,7 @@ impl Sample {
             cpu_ns: sum.cpu_ns + one.cpu_ns,
             rss_bytes: sum.rss_bytes + one.rss_bytes,
             descriptors: sum.descriptors + one.descriptors,
+            output_slots: sum.output_slots + one.output_slots,
         })
     }
 
@@ -31,6 +34,7 @@ impl Sample {
             cpu_ns: self.cpu_ns.max(other.cpu_ns),
             rss_bytes: self.rss_bytes.max(other.rss_bytes),
             descriptors: self.descriptors.max(other.descriptors),
+            output_slots: self.output_slots.max(other.output_slots),
         }
     }
 
@@ -48,7 +52,12 @@ impl Sample {
         });
         let status = std::fs::read_to_string(place.join("status")).unwrap_or_default();
         let descriptors = std::fs::read_dir(place.join("fd")).map_or(0, |all| all.count() as u64);
-        Self { cpu_ns: on_core.sum(), rss_bytes: rss_bytes(&status).unwrap_or(0), descriptors }
+        Self {
+            cpu_ns: on_core.sum(),
+            rss_bytes: rss_bytes(&status).unwrap_or(0),
+            descriptors,
+            output_slots: 0,
+        }
     }
 }
 
@@ -63,6 +72,40 @@ fn rss_bytes(status: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1_024)
 }
 
+/// What the machine's cores did, all together, since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreTime {
+    /// In ticks, whatever they are: only shares are of interest.
+    all: u64,
+    /// Ready to run while the host ran somebody else (proc_stat(5): steal).
+    stolen: u64,
+}
+
+impl CoreTime {
+    #[must_use]
+    pub fn now() -> Self {
+        Self::read(&std::fs::read_to_string("/proc/stat").unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn read(stat: &str) -> Option<Self> {
+        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        // user nice system idle iowait irq softirq steal; guests are in user.
+        let ticks: Vec<u64> =
+            line.split_whitespace().take(8).map(|field| field.parse().unwrap_or(0)).collect();
+        Some(Self { all: ticks.iter().sum(), stolen: *ticks.get(7)? })
+    }
+
+    /// How much of the machine other guests of its host had since then, in
+    /// percent.
+    #[must_use]
+    pub fn stolen_percent_since(&self, earlier: &Self) -> f64 {
+        let ticks =
+            |now: u64, then: u64| u32::try_from(now.saturating_sub(then)).unwrap_or(u32::MAX);
+        let all = ticks(self.all, earlier.all).max(1);
+        f64::from(ticks(self.stolen, earlier.stolen)) * 100.0 / f64::from(all)
+    }
+}
+
 /// What the figures were taken on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
@@ -71,12 +114,14 @@ pub struct Machine {
     pub kernel: String,
     pub ringway: &'static str,
     pub congestion_control: String,
+    /// How much of it other guests of its host had while measuring.
+    pub stolen_percent: f64,
 }
 
 impl Machine {
     /// `congestion_control` as a connection of the run had it.
     #[must_use]
-    pub fn here(congestion_control: Option<String>) -> Self {
+    pub fn here(congestion_control: Option<String>, stolen_percent: f64) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
         let cpu =
@@ -89,6 +134,7 @@ impl Machine {
             kernel: uname.release().to_string_lossy().into_owned(),
             ringway: env!("CARGO_PKG_VERSION"),
             congestion_control: congestion_control.unwrap_or_else(|| "unknown".into()),
+            stolen_percent,
         }
     }
 }
@@ -102,6 +148,11 @@ mod tests {
         assert_eq!(time_on_core_ns("123456789 42 7\n"), Some(123_456_789));
         let status = "Name:\tx\nVmRSS:\t    5120 kB\nThreads:\t1\n";
         assert_eq!(rss_bytes(status), Some(5_120 * 1_024));
+        let (before, after) = (
+            CoreTime::read("cpu  10 0 10 70 0 0 0 10 5 0\ncpu0 1 2").unwrap(),
+            CoreTime::read("cpu  20 0 20 120 0 0 0 40 9 0\n").unwrap(),
+        );
+        assert!((after.stolen_percent_since(&before) - 30.0).abs() < 1e-9);
         assert_eq!((time_on_core_ns(""), rss_bytes("VmRSS: much")), (None, None));
     }
 

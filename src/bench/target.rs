@@ -30,9 +30,10 @@ impl Target {
     pub fn start(common: &Common, sessions_max: u32) -> anyhow::Result<Self> {
         match (common.through, common.sink) {
             (Some(relay), Some(sink)) => Ok(Self::Through { relay, sink }),
-            _ => Ok(Self::Ours(Box::new(Deployment::start(DeploymentSettings {
+            _ => Ok(Self::Ours(Box::new(Deployment::start(&DeploymentSettings {
                 sessions_max,
                 gateway_core: common.gateway_core,
+                thread_settings: common.gateway_thread_settings.clone(),
                 tls: tls(common),
             })?))),
         }
@@ -75,6 +76,15 @@ impl Target {
         match self {
             Self::Ours(deployment) => deployment.log(),
             Self::Through { .. } => String::new(),
+        }
+    }
+
+    /// Output slots that our gateway's relay has in use.
+    #[must_use]
+    pub fn slots_used(&self) -> Option<u64> {
+        match self {
+            Self::Ours(deployment) => deployment.slots_used(),
+            Self::Through { .. } => None,
         }
     }
 

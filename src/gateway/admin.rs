@@ -149,5 +149,6 @@ fn view(stats: &super::relay::WorkerStats) -> WorkerView {
         starved: stats.starved.load(Relaxed),
         held_back: stats.held_back.load(Relaxed),
         arena_overflows: stats.arena_overflows.load(Relaxed),
+        slots_used: stats.slots_used.load(Relaxed),
     }
 }

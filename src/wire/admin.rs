@@ -169,6 +169,9 @@ pub struct WorkerView {
     pub starved: u64,
     pub held_back: u64,
     pub arena_overflows: u64,
+    /// Output slots that hold bytes now.
+    #[serde(default)]
+    pub slots_used: u64,
 }
 
 /// A session that a gateway relays now.

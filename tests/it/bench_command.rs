@@ -92,6 +92,7 @@ fn sessions_that_come_and_go_leave_nothing_behind() {
     let descriptors = &report["process"]["descriptors"];
     assert_eq!(descriptors["before"], descriptors["after"], "{report}");
     assert!(descriptors["during"].as_u64() > descriptors["before"].as_u64(), "{report}");
+    assert_eq!(report["process"]["output_slots"]["after"], 0, "{report}");
 }
 
 #[test]

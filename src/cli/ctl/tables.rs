@@ -169,6 +169,7 @@ fn gateway_status(status: &GatewayStatusView) -> String {
         ("bytes down", sum(|w| w.bytes_down)),
         ("held back", sum(|w| w.held_back)),
         ("arena overflows", sum(|w| w.arena_overflows)),
+        ("output slots in use", sum(|w| w.slots_used)),
         ("ring", ring(&status.ring)),
     ]);
     for (title, counts) in [("REFUSED", &status.refusals), ("CLOSED", &status.close_reasons)] {

@@ -101,6 +101,8 @@ impl<K: Kernel> Relay<K> {
         self.arm_starved();
         self.flush_dirty();
         self.stats.arena_overflows.store(self.arena.overflows, Relaxed);
+        let used = self.arena.total_slots().saturating_sub(self.arena.free_slots());
+        self.stats.slots_used.store(used as u64, Relaxed);
     }
 
     pub fn on_completion(&mut self, completion: Completion<K::Bytes>) {

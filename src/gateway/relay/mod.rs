@@ -69,6 +69,8 @@ pub struct WorkerStats {
     pub starved: AtomicU64,
     /// Output slots that had to be allocated because the arena was empty.
     pub arena_overflows: AtomicU64,
+    /// Output slots of the arena that hold bytes: none when all readers keep up.
+    pub slots_used: AtomicU64,
     /// Times a fast sender was held back for a slow reader.
     pub held_back: AtomicU64,
 }
