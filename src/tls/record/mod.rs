@@ -48,6 +48,7 @@
 //! - `change_cipher_spec` after the handshake is `unexpected_message`
 //!   (RFC 8446 5).
 
+mod aead;
 mod error;
 mod frame;
 mod kernel;

@@ -10,13 +10,10 @@
 //! The explicit part that we send is iv xor sequence as well, which RFC 5288
 //! permits (it must only be unique) and rustls does.
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce,
-    UnboundKey,
-};
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use zeroize::Zeroizing;
 
+use super::aead::{AeadKey, Cipher, NONCE_LEN};
 use super::frame::{ContentType, Framed, HEADER_LEN, MAX_PLAINTEXT_LEN, next_record};
 use super::{RecordError, TAG_LEN};
 
@@ -62,11 +59,10 @@ impl Scheme {
     }
 }
 
-/// What protects one direction. The key schedule inside `LessSafeKey` is
-/// cleansed by AWS-LC when it is freed.
+/// What protects one direction.
 pub(super) struct Protection {
     scheme: Scheme,
-    key: LessSafeKey,
+    key: AeadKey,
     iv: Zeroizing<[u8; NONCE_LEN]>,
     sequence: u64,
 }
@@ -77,21 +73,23 @@ impl Protection {
         version: ProtocolVersion,
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, RecordError> {
-        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+        let (cipher, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+                (Cipher::ChaCha20Poly1305, key, iv)
+            }
             _ => return Err(RecordError::Keys),
         };
         let scheme = match version {
             ProtocolVersion::TLSv1_3 => Scheme::Tls13,
-            ProtocolVersion::TLSv1_2 if *algorithm == CHACHA20_POLY1305 => Scheme::Tls12ChaCha,
+            ProtocolVersion::TLSv1_2 if cipher == Cipher::ChaCha20Poly1305 => Scheme::Tls12ChaCha,
             ProtocolVersion::TLSv1_2 => Scheme::Tls12Gcm,
             _ => return Err(RecordError::Keys),
         };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Keys)?;
+        let key = AeadKey::new(cipher, key.as_ref())?;
         let iv = iv.as_ref().try_into().map_err(|_| RecordError::Keys)?;
-        Ok(Self { scheme, key: LessSafeKey::new(key), iv: Zeroizing::new(iv), sequence })
+        Ok(Self { scheme, key, iv: Zeroizing::new(iv), sequence })
     }
 
     pub(super) const fn scheme(&self) -> Scheme {
@@ -141,16 +139,13 @@ impl Protection {
             Some(explicit) => self.nonce_with(*explicit),
             None => self.nonce(),
         };
-        let opened = match self.scheme {
-            Scheme::Tls13 => {
-                self.key.open_separate_gather(nonce, Aad::from(header_bytes), ciphertext, tag, out)
-            }
+        match self.scheme {
+            Scheme::Tls13 => self.key.open(nonce, header_bytes, ciphertext, tag, out)?,
             Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
-                let aad = Aad::from(self.tls12_aad(header.kind, ciphertext.len()));
-                self.key.open_separate_gather(nonce, aad, ciphertext, tag, out)
+                let aad = self.tls12_aad(header.kind, ciphertext.len());
+                self.key.open(nonce, &aad, ciphertext, tag, out)?;
             }
-        };
-        opened.map_err(|_| RecordError::BadMac)?;
+        }
         self.sequence += 1;
         Ok((header.kind, ciphertext.len()))
     }
@@ -187,24 +182,23 @@ impl Protection {
         let (explicit, sealed) = payload
             .split_at_mut_checked(scheme.explicit_nonce_len())
             .ok_or(RecordError::BufferTooSmall)?;
-        if let (false, Some(wire_part)) = (explicit.is_empty(), nonce.as_ref().get(4..)) {
+        if let (false, Some(wire_part)) = (explicit.is_empty(), nonce.get(4..)) {
             explicit.copy_from_slice(wire_part);
         }
         let (inner, tag) =
             sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(RecordError::BufferTooSmall)?;
-        let done = match scheme {
+        match scheme {
             Scheme::Tls13 => {
                 if let Some(inner_type) = inner.last_mut() {
                     *inner_type = kind.as_u8();
                 }
-                self.key.seal_in_place_scatter(nonce, Aad::from(&*header), inner, &[], tag)
+                self.key.seal(nonce, &*header, inner, tag)?;
             }
             Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
-                let aad = Aad::from(self.tls12_aad(kind, plaintext_len));
-                self.key.seal_in_place_scatter(nonce, aad, inner, &[], tag)
+                let aad = self.tls12_aad(kind, plaintext_len);
+                self.key.seal(nonce, &aad, inner, tag)?;
             }
-        };
-        done.map_err(|_| RecordError::Keys)?;
+        }
         self.sequence += 1;
         Ok(total_len)
     }
@@ -215,7 +209,7 @@ impl Protection {
     pub(super) fn forge(&mut self, outer: u8, inner: &[u8]) -> Vec<u8> {
         let nonce = self.nonce();
         let mut payload = inner.to_vec();
-        let explicit = nonce.as_ref()[4..4 + self.scheme.explicit_nonce_len()].to_vec();
+        let explicit = nonce[4..4 + self.scheme.explicit_nonce_len()].to_vec();
         let length = u16::try_from(explicit.len() + inner.len() + TAG_LEN).unwrap();
         let [high, low] = length.to_be_bytes();
         let header = [outer, 3, 3, high, low];
@@ -226,25 +220,26 @@ impl Protection {
                 [&self.sequence.to_be_bytes()[..], &[outer, 3, 3, high, low]].concat()
             }
         };
-        self.key.seal_in_place_append_tag(nonce, Aad::from(aad), &mut payload).unwrap();
+        let mut tag = [0; TAG_LEN];
+        self.key.seal(nonce, &aad, &mut payload, &mut tag).unwrap();
         self.sequence += 1;
-        [&header[..], &explicit, &payload].concat()
+        [&header[..], &explicit, &payload, &tag].concat()
     }
 
-    fn nonce(&self) -> Nonce {
+    fn nonce(&self) -> [u8; NONCE_LEN] {
         let mut nonce = *self.iv;
         for (byte, sequence) in nonce.iter_mut().skip(4).zip(self.sequence.to_be_bytes()) {
             *byte ^= sequence;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
-    fn nonce_with(&self, explicit: [u8; EXPLICIT_NONCE_LEN]) -> Nonce {
+    fn nonce_with(&self, explicit: [u8; EXPLICIT_NONCE_LEN]) -> [u8; NONCE_LEN] {
         let mut nonce = *self.iv;
         for (byte, explicit) in nonce.iter_mut().skip(4).zip(explicit) {
             *byte = explicit;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
     /// RFC 5246 6.2.3.3.
