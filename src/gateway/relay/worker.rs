@@ -9,7 +9,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::engine::Relay;
-use super::ring::{Arena, Completion, Doorbell, Ring, RingError};
+use super::ring::{Arena, Completion, Doorbell, Ring, RingError, take_short_turns};
 use super::{Command, Event, WorkerSettings, WorkerStats};
 
 /// Longest sleep: how late a timer may be noticed.
@@ -39,6 +39,9 @@ impl Worker {
             if let Err(error) = sched_setaffinity(None, &cores) {
                 tracing::warn!(core, %error, "Could not pin a relay worker; it runs anywhere");
             }
+        }
+        if let Err(error) = take_short_turns() {
+            tracing::debug!(%error, "The scheduler gives a relay worker turns of its own choice");
         }
         let mut ring = Ring::new(settings.ring)?;
         ring.watch(&ends.bell);

@@ -21,6 +21,7 @@ mod error;
 mod features;
 mod pages;
 mod receive;
+mod schedule;
 mod socket;
 mod token;
 
@@ -39,6 +40,7 @@ pub use self::doorbell::Doorbell;
 pub use self::error::RingError;
 pub use self::features::Features;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
+pub use self::schedule::take_short_turns;
 pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
 pub use self::token::Token;
 
