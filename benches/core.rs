@@ -6,11 +6,15 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use ringway::config::gateway::GatewayLimits;
 use ringway::core::clock::UnixMillis;
-use ringway::core::ids::SessionId;
+use ringway::core::ids::{GatewayId, SessionId};
 use ringway::core::pairing::{PairingLimits, PairingTable};
-use ringway::core::selection::{Candidate, Rtt, RttSource, SelectionRules, select};
+use ringway::core::selection::{Load, settle};
 use ringway::core::tickets::{Claims, Role, TicketSigner, TicketVerifier, UsedTickets};
+use ringway::gateway::control::table::{ClientView, GatewayTable, TableRules};
+use ringway::wire::arm::{RttSample, SAMPLES_MAX};
+use ringway::wire::channel::GatewayEntry;
 
 const GATEWAYS: u32 = 10_000;
 const WAITING: u32 = 2_000;
@@ -27,27 +31,74 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(number).into()
 }
 
-#[divan::bench]
-fn select_among_10_000_gateways(bencher: Bencher) {
-    let candidates: Vec<Candidate> = (0..GATEWAYS)
-        .map(|number| Candidate {
+/// As a gateway has them: told by the broker, each probed.
+fn gateways() -> GatewayTable {
+    let entries: Vec<GatewayEntry> = (0..GATEWAYS)
+        .map(|number| GatewayEntry {
             gateway: format!("gw-{number}").parse().unwrap(),
             url: format!("https://gw-{number}.example.com:443"),
-            rtt: Some(Rtt {
-                us: u64::from(number) * 7_919 % 200_000,
-                age_ms: 1_000,
-                source: RttSource::Probe,
-            }),
             connections: number * 31 % 900,
             in_flight: number % 3,
             capacity: 1_000,
             draining: number % 50 == 0,
+            age_ms: 0,
         })
         .collect();
-    let rules = SelectionRules { sample_age_ms_max: 30_000 };
-    bencher
-        .counter(ItemsCount::new(GATEWAYS))
-        .bench_local(|| select(divan::black_box(&candidates), session(1), rules).0.unwrap());
+    let names: Vec<GatewayId> = entries.iter().map(|entry| entry.gateway.clone()).collect();
+    let own = "gw-1".parse().unwrap();
+    let mut table = GatewayTable::new(own, TableRules::from(&GatewayLimits::default()));
+    table.replace(entries);
+    for (name, number) in names.into_iter().zip(0_u64..) {
+        table.record_probe(name, Some(number * 7_919 % 200_000), 0);
+    }
+    table
+}
+
+/// The whole of a choice, with the record of why: what a client waits for.
+#[divan::bench]
+fn selection_among_10_000_gateways(bencher: Bencher) {
+    let table = gateways();
+    let mut number = 0;
+    bencher.counter(ItemsCount::new(GATEWAYS)).bench_local(|| {
+        number += 1;
+        let client = ClientView { rtt_us: Some(700), ..ClientView::default() };
+        let selection = table.select(divan::black_box(client), session(number), 1_000);
+        table.explain(&selection)
+    });
+}
+
+/// The same for a client that measured as many as are looked at.
+#[divan::bench]
+fn selection_among_10_000_gateways_of_a_client_that_measured(bencher: Bencher) {
+    let table = gateways();
+    let sample = |number: usize| RttSample {
+        gateway: format!("gw-{}", number * 37).parse().unwrap(),
+        rtt_us: 9_000,
+        age_ms: 0,
+    };
+    let samples: Vec<RttSample> = (0..SAMPLES_MAX).map(sample).collect();
+    let mut number = 0;
+    bencher.counter(ItemsCount::new(GATEWAYS)).bench_local(|| {
+        number += 1;
+        let client = ClientView { samples: &samples, ..ClientView::default() };
+        let selection = table.select(divan::black_box(client), session(number), 1_000);
+        table.explain(&selection)
+    });
+}
+
+/// The broker's part of it.
+#[divan::bench]
+fn selection_settled_by_the_broker(bencher: Bencher) {
+    let table = gateways();
+    let proposal = table.explain(&table.select(ClientView::default(), session(1), 1_000));
+    let load = |_: &GatewayId| {
+        Some(Load { connections: 700, in_flight: 1, capacity: 1_000, draining: false })
+    };
+    let mut number = 0;
+    bencher.bench_local(|| {
+        number += 1;
+        settle(divan::black_box(&proposal), load, session(number), None)
+    });
 }
 
 /// A client comes and its host follows, among many that wait.

@@ -162,7 +162,7 @@ impl User {
         let request = ConnectionRequest {
             application: DESKTOP.into(),
             load_balance_info: String::new(),
-            ringway_rtt_samples: Vec::new(),
+            ..ConnectionRequest::default()
         };
         let answer: Result<ConnectionResponse, _> =
             self.https.post_json(Purpose::CLIENT_LEG, &self.url, Some(&self.token), &request).await;

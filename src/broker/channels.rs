@@ -19,6 +19,7 @@ use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::core::secret::Secret;
 use crate::dial::endpoint::is_origin;
 use crate::tls::listener::Peer;
 use crate::wire::channel::{
@@ -151,11 +152,18 @@ async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, machine: Machine, g
                 close_if_expelled(&shared, &machine, &outbox).await;
                 let judging = Arc::new(Semaphore::new(JUDGING_MAX));
                 while let Some(message) = inbound.recv().await {
-                    if let GatewayToBroker::Place(place) = message {
-                        judge_aside(&shared, &judging, &outbox, &gateway, channel, place);
-                    } else {
-                        let gateway = gateway.clone();
-                        shared.core.send(Command::FromGateway { gateway, channel, message }).await;
+                    match message {
+                        GatewayToBroker::Place(place) => {
+                            judge_aside(&shared, &judging, &outbox, &gateway, channel, place);
+                        }
+                        GatewayToBroker::CheckToken { request, bearer } => {
+                            check_aside(&shared, &judging, &outbox, request, bearer);
+                        }
+                        message => {
+                            let gateway = gateway.clone();
+                            let command = Command::FromGateway { gateway, channel, message };
+                            shared.core.send(command).await;
+                        }
                     }
                 }
                 shared.core.send(Command::GatewayLost { gateway: gateway.clone(), channel }).await;
@@ -195,6 +203,27 @@ fn judge_aside(
                 outbox.post(BrokerToGateway::PlaceRefused { request, refusal });
             }
         }
+    });
+}
+
+/// The same for a user who only wants to know the gateways.
+fn check_aside(
+    shared: &Arc<Shared>,
+    judging: &Arc<Semaphore>,
+    outbox: &Outbox<BrokerToGateway>,
+    request: u64,
+    bearer: Secret,
+) {
+    let Ok(permit) = Arc::clone(judging).try_acquire_owned() else {
+        let refusal = Some(Refusal::new(Code::BrokerOverloaded));
+        outbox.post(BrokerToGateway::TokenChecked { request, refusal });
+        return;
+    };
+    let (shared, outbox) = (Arc::clone(shared), outbox.clone());
+    tokio::spawn(async move {
+        let _permit = permit;
+        let refusal = shared.identity.judge(bearer.expose()).await.err();
+        outbox.post(BrokerToGateway::TokenChecked { request, refusal });
     });
 }
 

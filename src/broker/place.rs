@@ -6,9 +6,9 @@ use super::orchestrate::Judged;
 use crate::config::broker::{BrokerConfig, Resource};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
+use crate::core::selection::RANKED_MAX;
 use crate::wire::channel::PlaceRequest;
 
-const EXPLAIN_LINES_MAX: usize = 256;
 const CLIENT_ADDRESS_CHARS_MAX: usize = 64;
 
 /// Judges a request that a gateway passed on.
@@ -27,8 +27,8 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         "Validated a connection request"
     );
     shared.teller.tell(8, Some(place.session), format!("{} may have {}", user.name, resource.id));
-    // Kept with the session: an entry gateway cannot make the record large.
-    place.explain.lines.truncate(EXPLAIN_LINES_MAX);
+    // No gateway sends more, or makes the broker look at more.
+    place.explain.shorten(RANKED_MAX);
     place.client_address = place.client_address.chars().take(CLIENT_ADDRESS_CHARS_MAX).collect();
     Ok(Judged {
         request: place.request,

@@ -323,7 +323,7 @@ fn not_a_channel(error: WebSocketError) -> DialErrorKind {
 
 /// A random number for the jitter. Without randomness the whole bound is
 /// waited, which is late but never a storm.
-fn draw() -> u64 {
+pub(crate) fn draw() -> u64 {
     let mut bytes = [0; 8];
     match aws_lc_rs::rand::fill(&mut bytes) {
         Ok(()) => u64::from_le_bytes(bytes),

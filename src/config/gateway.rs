@@ -89,8 +89,14 @@ pub struct GatewayLimits {
     pub drain_output_ms: u64,
     /// On SIGTERM: how long live sessions may go on.
     pub shutdown_grace_ms: u64,
-    /// Round trips older than this are not used for selection.
+    /// Round trips that this gateway measured and that are older are not used
+    /// for selection.
     pub sample_age_ms_max: u64,
+    /// The same for those that a client measured, which it does every few
+    /// minutes.
+    pub client_sample_age_ms_max: u64,
+    /// Probes in a row that do not get to a gateway make it the last resort.
+    pub unreachable_after_probes: u32,
 }
 
 impl Default for GatewayLimits {
@@ -118,6 +124,8 @@ impl Default for GatewayLimits {
             drain_output_ms: 5_000,
             shutdown_grace_ms: 30_000,
             sample_age_ms_max: 30_000,
+            client_sample_age_ms_max: 300_000,
+            unreachable_after_probes: 2,
         }
     }
 }
@@ -138,7 +146,8 @@ pub struct GatewayThreads {
     pub ring_features: RingFeatures,
     /// Pin relay workers to cores.
     pub pin: bool,
-    /// Time between two probes of another gateway.
+    /// Time between two probes of another gateway; where none gets through, it
+    /// doubles up to a minute.
     pub probe_interval_ms: u64,
 }
 
@@ -287,9 +296,10 @@ impl GatewayConfig {
             limits.waiting_max,
             limits.waiting_per_address_max,
             limits.requests_per_connection_max,
+            limits.unreachable_after_probes,
         ];
         if counts.contains(&0) {
-            return bad("gateway.limits", "a limit of 0 lets nobody in", "use the defaults");
+            return bad("gateway.limits", "a count of 0 lets nobody in", "use the defaults");
         }
         let rhythm = [
             self.threads.probe_interval_ms,
@@ -362,6 +372,7 @@ mod tests {
             "waiting_max = 0",
             "waiting_per_address_max = 0",
             "requests_per_connection_max = 0",
+            "unreachable_after_probes = 0",
             "[threads]\nprobe_interval_ms = 0",
             "[channel]\nheartbeat_interval_ms = 0",
             "[channel]\nreconnect_base_ms = 0",

@@ -3,6 +3,7 @@
 
 pub mod connector;
 mod local_peer;
+pub mod measure;
 pub mod session;
 pub mod subscribe;
 mod token;

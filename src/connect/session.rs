@@ -1,10 +1,12 @@
-//! One session from the user's side (steps 7 to 11): ask the entry gateway,
-//! join the gateway that was chosen.
+//! One session from the user's side (steps 7 to 11): measure the gateways, ask
+//! the entry gateway, join the gateway that was chosen.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rustls::RootCertStore;
 
+use super::measure::{Sightings, Ways};
 use crate::core::codes::Refusal;
 use crate::core::secret::Secret;
 use crate::core::tickets::Role;
@@ -105,6 +107,8 @@ pub struct SessionOpener {
     settings: SessionSettings,
     https: HttpsClient,
     dialer: Dialer,
+    /// Shared by all clones.
+    ways: Arc<Ways>,
     teller: Teller,
 }
 
@@ -118,7 +122,10 @@ impl SessionOpener {
         let tls = settings.tls.client(settings.roots.clone())?;
         let https = HttpsClient::new(tls.clone(), settings.dial)?;
         let dialer = Dialer::new(tls, settings.dial);
-        Ok(Self { settings, https, dialer, teller: Teller::new("connect", timeline) })
+        let entry = settings.entry.clone();
+        let ways = Ways::new(entry, settings.token.clone(), https.clone(), dialer.clone());
+        let teller = Teller::new("connect", timeline);
+        Ok(Self { settings, https, dialer, ways: Arc::new(ways), teller })
     }
 
     #[must_use]
@@ -132,10 +139,12 @@ impl SessionOpener {
     /// The refusal of gateway or broker, or what failed on the way.
     pub async fn open(&self) -> Result<(RelayLeg, RingwayDetails), ConnectError> {
         let SessionSettings { entry, application, load_balance_info, token, .. } = &self.settings;
+        let Sightings { samples, unreachable } = self.ways.look().await;
         let request = ConnectionRequest {
             application: application.clone(),
             load_balance_info: load_balance_info.clone(),
-            ringway_rtt_samples: Vec::new(),
+            ringway_rtt_samples: samples,
+            ringway_unreachable: unreachable,
         };
         let url = entry.url(CONNECTIONS_PATH);
         let answer: ConnectionResponse =
@@ -147,7 +156,12 @@ impl SessionOpener {
         let leg =
             open_leg(&self.dialer, &answer.gateway_location, Role::Client, details.ticket.expose())
                 .await
-                .inspect_err(|error| tracing::warn!(%session, "No session: {error}"))?;
+                .inspect_err(|error| {
+                    tracing::warn!(%session, "No session: {error}");
+                    if error.is_unreached() {
+                        self.ways.note_unreachable(gateway);
+                    }
+                })?;
         tracing::info!(step = 11, %session, %gateway, "Joined the session");
         self.teller.tell(11, Some(session), format!("joined the host at {gateway}"));
         Ok((leg, details))

@@ -31,6 +31,9 @@ async fn gateway(ca: &TestCa) -> TestServer {
             let _until_the_end = tokio::io::copy(&mut read, &mut write).await;
             let _best_effort = write.shutdown().await;
             return;
+        } else if head.starts_with("GET /api/gateways HTTP/1.1\r\n") {
+            // One of before clients measured.
+            (404, serde_json::to_string(&Refusal::new(Code::NotFound)).unwrap())
         } else {
             let head = head.to_ascii_lowercase();
             assert!(head.starts_with("post /api/arm/v2/connections http/1.1\r\n"), "{head}");

@@ -1,12 +1,37 @@
 //! Which gateway carries a session (step 7): the lowest group of 10 ms with
 //! room, in it the fewest connections, ties by a hash of the session.
+//!
+//! It is decided twice by this same function. The gateway that the client asked
+//! knows the round trips, so it puts all gateways in order and sends the best
+//! of them to the broker. Its counts are as old as the last table, and other
+//! gateways place by theirs at the same time; so the broker, through which
+//! every place goes, [settles](settle) it among those with its own counts. A
+//! gateway that has just come back with no connections is not trampled, and
+//! none is filled beyond its capacity.
+//!
+//! A user who has a session at a gateway, or had it there a moment ago, stays
+//! there while it is at most one group above the best and has room: a round
+//! trip that wavers around a multiple of 10 ms moves nobody. A new session is
+//! never held to anything.
+
+mod explain;
+mod settle;
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
 use serde::{Deserialize, Serialize};
+
+pub use explain::{Explain, ExplainLine, Remark, Verdict};
+pub use settle::{Load, settle};
 
 use super::ids::{GatewayId, SessionId};
 
 /// Width of a latency group.
 pub const GROUP_WIDTH_US: u64 = 10_000;
+/// As many of the best candidates are kept of one selection: what the broker
+/// may choose from, and the longest explain record.
+pub const RANKED_MAX: usize = 64;
 
 /// Where a round-trip time comes from, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,12 +55,54 @@ pub struct Rtt {
     pub source: RttSource,
 }
 
-/// A gateway that could be chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of the client's way to a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Measured(Rtt),
+    /// Measured too long ago to put it into a group.
+    Stale(Rtt),
+    Unmeasured,
+    /// Who tried it last did not get there.
+    Unreachable(Option<Rtt>),
+}
+
+impl Way {
+    /// A round trip, if there is one and it is not older than it may be.
+    #[must_use]
+    pub fn of(rtt: Option<Rtt>, age_ms_max: u64) -> Self {
+        match rtt {
+            None => Self::Unmeasured,
+            Some(rtt) if rtt.age_ms > age_ms_max => Self::Stale(rtt),
+            Some(rtt) => Self::Measured(rtt),
+        }
+    }
+
+    #[must_use]
+    pub const fn rtt(self) -> Option<Rtt> {
+        match self {
+            Self::Measured(rtt) | Self::Stale(rtt) => Some(rtt),
+            Self::Unmeasured => None,
+            Self::Unreachable(rtt) => rtt,
+        }
+    }
+
+    /// `floor(rtt / 10 ms)`, of a round trip that counts.
+    #[must_use]
+    pub const fn group(self) -> Option<u64> {
+        match self {
+            Self::Measured(rtt) => Some(rtt.us / GROUP_WIDTH_US),
+            _ => None,
+        }
+    }
+}
+
+/// A gateway that could be chosen. Its name stays with the caller: ten
+/// thousand of these are looked at for one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    pub gateway: GatewayId,
-    pub url: String,
-    pub rtt: Option<Rtt>,
+    /// [`mark`] of its name.
+    pub mark: u64,
+    pub way: Way,
     pub connections: u32,
     /// Sessions placed there that its connection count does not show yet.
     pub in_flight: u32,
@@ -43,245 +110,225 @@ pub struct Candidate {
     pub draining: bool,
 }
 
-/// Why a candidate was passed over, or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Chosen,
-    /// In the chosen group, but with more connections, or behind on the tie.
-    MoreConnections,
-    HigherGroup,
+/// A gateway's part in breaking ties: FNV-1a of its name. The same session
+/// breaks the same tie the same way everywhere, different sessions spread.
+#[must_use]
+pub fn mark(gateway: &GatewayId) -> u64 {
+    gateway.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Which candidates come first, whatever their group. Only up to
+/// [`Class::Unreachable`] they can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Measured,
+    /// Better an unknown way than none.
+    Unknown,
+    /// The last resort: it may be back.
+    Unreachable,
     Full,
     Draining,
-    /// No round trip is known.
-    Unmeasured,
-    /// The round trip is older than it may be.
-    Stale,
 }
 
-/// One line of the explain record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExplainLine {
-    pub gateway: GatewayId,
-    pub rtt: Option<Rtt>,
-    /// `floor(rtt / 10 ms)`.
-    pub group: Option<u64>,
-    /// Reported connections and in-flight placements together.
-    pub connections: u32,
-    pub capacity: u32,
-    pub verdict: Verdict,
-}
+impl Candidate {
+    fn total(&self) -> u32 {
+        self.connections.saturating_add(self.in_flight)
+    }
 
-/// Why this gateway: kept with the session, shown by `ringway ctl explain`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explain {
-    pub lines: Vec<ExplainLine>,
-}
-
-/// Samples older than this are not used while a fresh one exists.
-#[derive(Clone, Copy, Debug)]
-pub struct SelectionRules {
-    pub sample_age_ms_max: u64,
-}
-
-/// Chooses. Returns the index of the chosen candidate and the record of why;
-/// no index when no candidate has room.
-///
-/// A gateway without a fresh sample is only chosen when no measured one has
-/// room: better an unknown path than none.
-#[must_use]
-pub fn select(
-    candidates: &[Candidate],
-    session: SessionId,
-    rules: SelectionRules,
-) -> (Option<usize>, Explain) {
-    let mut lines: Vec<ExplainLine> = candidates.iter().map(|c| judge(c, rules)).collect();
-    let chosen = lines
-        .iter()
-        .enumerate()
-        .filter(|(_, line)| !matches!(line.verdict, Verdict::Full | Verdict::Draining))
-        .min_by_key(|(_, line)| {
-            let group = match line.verdict {
-                Verdict::Unmeasured | Verdict::Stale => u64::MAX,
-                _ => line.group.unwrap_or(u64::MAX),
-            };
-            (group, line.connections, tie_break(session, &line.gateway))
-        })
-        .map(|(index, _)| index);
-
-    if let Some(index) = chosen {
-        let group = lines.get(index).and_then(|line| line.group);
-        for (i, line) in lines.iter_mut().enumerate() {
-            if i == index {
-                line.verdict = Verdict::Chosen;
-            } else if line.verdict == Verdict::Chosen {
-                line.verdict = if line.group == group {
-                    Verdict::MoreConnections
-                } else {
-                    Verdict::HigherGroup
-                };
+    fn class(&self) -> Class {
+        if self.draining {
+            Class::Draining
+        } else if self.total() >= self.capacity {
+            Class::Full
+        } else {
+            match self.way {
+                Way::Measured(_) => Class::Measured,
+                Way::Stale(_) | Way::Unmeasured => Class::Unknown,
+                Way::Unreachable(_) => Class::Unreachable,
             }
         }
     }
-    (chosen, Explain { lines })
+
+    /// Class, group, connections, in this order, in one number: 3, 29 and 32
+    /// bits. A group beyond that is more than an hour away.
+    fn rank(&self) -> u64 {
+        const GROUP_MAX: u64 = (1 << 29) - 1;
+        let group = self.way.group().unwrap_or(GROUP_MAX).min(GROUP_MAX);
+        (self.class() as u64) << 61 | group << 32 | u64::from(self.total())
+    }
 }
 
-/// A candidate on its own: `Chosen` here means "could be".
-fn judge(candidate: &Candidate, rules: SelectionRules) -> ExplainLine {
-    let connections = candidate.connections.saturating_add(candidate.in_flight);
-    let verdict = if candidate.draining {
-        Verdict::Draining
-    } else if connections >= candidate.capacity {
-        Verdict::Full
-    } else {
-        match candidate.rtt {
-            None => Verdict::Unmeasured,
-            Some(rtt) if rtt.age_ms > rules.sample_age_ms_max => Verdict::Stale,
-            Some(_) => Verdict::Chosen,
+/// A candidate with its place in the order.
+#[derive(Clone, Copy, Debug)]
+struct Ranked {
+    rank: u64,
+    tie: u64,
+    index: usize,
+    candidate: Candidate,
+}
+
+impl Ranked {
+    const fn key(&self) -> (u64, u64, usize) {
+        (self.rank, self.tie, self.index)
+    }
+
+    fn can_be_chosen(&self) -> bool {
+        self.candidate.class() <= Class::Unreachable
+    }
+
+    /// Whether somebody who is here already stays, though `best` comes first.
+    fn may_stay(&self, best: &Self) -> bool {
+        let within = match (self.candidate.way.group(), best.candidate.way.group()) {
+            (Some(own), Some(lowest)) => own <= lowest.saturating_add(1),
+            _ => false,
+        };
+        within && self.candidate.class() == Class::Measured
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+/// What was chosen, and enough of the others to say why.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Best first; what was chosen is the first of them.
+    ranked: Vec<Ranked>,
+    /// The session stays where it was, although others come before it.
+    stays: bool,
+    candidates: usize,
+}
+
+/// Chooses. `home` is the candidate where the user's session is, or was a
+/// moment ago.
+#[must_use]
+pub fn select(
+    candidates: impl IntoIterator<Item = Candidate>,
+    session: SessionId,
+    home: Option<usize>,
+) -> Selection {
+    let mut best: BinaryHeap<Ranked> = BinaryHeap::with_capacity(RANKED_MAX);
+    let (mut at_home, mut count) = (None, 0);
+    // Rank of the last one kept, once as many are kept as may be.
+    let mut limit = u64::MAX;
+    for (index, candidate) in candidates.into_iter().enumerate() {
+        count = index + 1;
+        let rank = candidate.rank();
+        if rank > limit && home != Some(index) {
+            continue;
         }
-    };
-    ExplainLine {
-        gateway: candidate.gateway.clone(),
-        rtt: candidate.rtt,
-        group: candidate.rtt.map(|rtt| rtt.us / GROUP_WIDTH_US),
-        connections,
-        capacity: candidate.capacity,
-        verdict,
+        let tie = mix(session.spread() ^ candidate.mark);
+        let ranked = Ranked { rank, tie, index, candidate };
+        if home == Some(index) {
+            at_home = Some(ranked);
+        }
+        if best.len() < RANKED_MAX {
+            best.push(ranked);
+        } else if let Some(mut worst) = best.peek_mut()
+            && ranked < *worst
+        {
+            *worst = ranked;
+        }
+        if best.len() >= RANKED_MAX {
+            limit = best.peek().map_or(u64::MAX, |worst| worst.rank);
+        }
     }
+    let mut ranked = best.into_sorted_vec();
+    let stays = at_home.filter(|home| {
+        ranked.first().is_some_and(|best| best.index != home.index && home.may_stay(best))
+    });
+    if let Some(home) = stays {
+        ranked.retain(|one| one.index != home.index);
+        ranked.insert(0, home);
+        ranked.truncate(RANKED_MAX);
+    }
+    Selection { ranked, stays: stays.is_some(), candidates: count }
 }
 
-/// FNV-1a over session and gateway: the same session breaks the same tie the
-/// same way everywhere, different sessions spread.
-fn tie_break(session: SessionId, gateway: &GatewayId) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in session.0.iter().chain(gateway.as_str().as_bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    // FNV leaves the last bytes almost unmixed, and names differ just there.
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+/// The finish of MurmurHash3: FNV leaves the last bytes almost unmixed, and
+/// names differ just there.
+const fn mix(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const RULES: SelectionRules = SelectionRules { sample_age_ms_max: 30_000 };
-
-    fn candidate(name: &str, rtt_us: u64, connections: u32) -> Candidate {
-        Candidate {
-            gateway: name.parse().unwrap(),
-            url: format!("https://{name}"),
-            rtt: Some(Rtt { us: rtt_us, age_ms: 0, source: RttSource::Probe }),
-            connections,
-            in_flight: 0,
-            capacity: 100,
-            draining: false,
-        }
+impl Selection {
+    /// Index of the chosen candidate; none when no candidate has room.
+    #[must_use]
+    pub fn chosen(&self) -> Option<usize> {
+        self.ranked.first().filter(|first| first.can_be_chosen()).map(|first| first.index)
     }
 
-    fn chosen(candidates: &[Candidate]) -> Option<&str> {
-        let (index, _) = select(candidates, SessionId([5; 16]), RULES);
-        index.map(|i| candidates[i].gateway.as_str())
+    /// Indices of those that do not drain, best first.
+    pub fn in_order(&self) -> impl Iterator<Item = usize> {
+        let serving = self.ranked.iter().filter(|one| !one.candidate.draining);
+        serving.map(|one| one.index)
     }
 
-    #[test]
-    fn groups_of_10_ms_come_before_connections() {
-        let near = candidate("near", 9_999, 50);
-        let far = candidate("far", 10_000, 0);
-        assert_eq!(chosen(&[far.clone(), near.clone()]), Some("near"));
-        let same_group = candidate("same", 1, 51);
-        assert_eq!(chosen(&[same_group, near]), Some("near"));
-    }
-
-    #[test]
-    fn full_and_draining_gateways_push_to_the_next_group() {
-        let mut full = candidate("full", 0, 60);
-        full.in_flight = 40;
-        let draining = Candidate { draining: true, ..candidate("draining", 0, 0) };
-        let far = candidate("far", 50_000, 0);
-        let all = [full, draining, far];
-        let (index, explain) = select(&all, SessionId([5; 16]), RULES);
-        assert_eq!(index, Some(2));
-        let verdicts: Vec<_> = explain.lines.iter().map(|l| l.verdict).collect();
-        assert_eq!(verdicts, [Verdict::Full, Verdict::Draining, Verdict::Chosen]);
-        assert_eq!(chosen(&all[..2]), None);
-    }
-
-    #[test]
-    fn an_unmeasured_gateway_is_the_last_resort() {
-        let blank = Candidate { rtt: None, ..candidate("blank", 0, 0) };
-        let stale = Candidate {
-            rtt: Some(Rtt { us: 0, age_ms: 30_001, source: RttSource::Probe }),
-            ..candidate("stale", 0, 3)
-        };
-        let far = candidate("far", 900_000, 99);
-        assert_eq!(chosen(&[blank.clone(), stale.clone(), far]), Some("far"));
-        assert_eq!(chosen(&[blank, stale]), Some("blank"));
-    }
-
-    #[test]
-    fn ties_spread_over_sessions() {
-        let all = [candidate("a", 0, 7), candidate("b", 0, 7), candidate("c", 0, 7)];
-        let mut counts = [0_u32; 3];
-        for n in 0..3_000_u32 {
-            let mut id = [0; 16];
-            id[..4].copy_from_slice(&n.to_le_bytes());
-            counts[select(&all, SessionId(id), RULES).0.unwrap()] += 1;
-        }
-        assert!(counts.iter().all(|c| *c > 800), "{counts:?}");
-    }
-
-    fn any_candidate() -> impl Strategy<Value = Candidate> {
-        (
-            0_u32..30,
-            prop::option::of((0_u64..60_000, 0_u64..40_000)),
-            0_u32..12,
-            0_u32..3,
-            any::<bool>(),
-        )
-            .prop_map(|(name, rtt, connections, in_flight, draining)| Candidate {
-                gateway: format!("gw-{name}").parse().unwrap(),
-                url: String::new(),
-                rtt: rtt.map(|(us, age_ms)| Rtt { us, age_ms, source: RttSource::Probe }),
-                connections,
-                in_flight,
-                capacity: 10,
-                draining,
-            })
-    }
-
-    proptest! {
-        #[test]
-        fn never_full_never_draining_never_a_higher_group_while_a_lower_has_room(
-            candidates in prop::collection::vec(any_candidate(), 0..20),
-            session in any::<[u8; 16]>(),
-        ) {
-            let room = |c: &Candidate| !c.draining && c.connections + c.in_flight < c.capacity;
-            let group = |c: &Candidate| match c.rtt {
-                Some(rtt) if rtt.age_ms <= RULES.sample_age_ms_max => rtt.us / GROUP_WIDTH_US,
-                _ => u64::MAX,
+    /// Why. `name` gives the name of a candidate; one without is left out.
+    #[must_use]
+    pub fn explain(&self, name: impl Fn(usize) -> Option<GatewayId>) -> Explain {
+        let chosen = self.ranked.first().filter(|first| first.can_be_chosen());
+        let lines = self.ranked.iter().filter_map(|one| {
+            let (verdict, remark) = match chosen {
+                Some(chosen) if chosen.index == one.index => (Verdict::Chosen, None),
+                chosen => self.judge(one, chosen),
             };
-            let (index, explain) = select(&candidates, SessionId(session), RULES);
-            prop_assert_eq!(explain.lines.len(), candidates.len());
-            match index {
-                None => prop_assert!(candidates.iter().all(|c| !room(c))),
-                Some(i) => {
-                    let best = &candidates[i];
-                    prop_assert!(room(best));
-                    for other in candidates.iter().filter(|c| room(c)) {
-                        prop_assert!(group(best) <= group(other));
-                        if group(best) == group(other) {
-                            prop_assert!(best.connections + best.in_flight <= other.connections + other.in_flight);
-                        }
-                    }
-                    let chosen = explain.lines.iter().filter(|l| l.verdict == Verdict::Chosen).count();
-                    prop_assert_eq!(chosen, 1);
-                }
-            }
-        }
+            let Candidate { way, in_flight, capacity, .. } = one.candidate;
+            let unreachable = matches!(way, Way::Unreachable(_)).then_some(Remark::Unreachable);
+            Some(ExplainLine {
+                gateway: name(one.index)?,
+                rtt: way.rtt(),
+                group: way.group(),
+                connections: one.candidate.total(),
+                in_flight,
+                capacity,
+                verdict,
+                remark: unreachable.or(remark),
+            })
+        });
+        let lines: Vec<ExplainLine> = lines.collect();
+        let left_out = u32::try_from(self.candidates - lines.len()).unwrap_or(u32::MAX);
+        Explain { lines, left_out }
+    }
+
+    /// Why one was not chosen.
+    fn judge(&self, one: &Ranked, chosen: Option<&Ranked>) -> (Verdict, Option<Remark>) {
+        let verdict = match (one.candidate.class(), one.candidate.way) {
+            (Class::Draining, _) => Verdict::Draining,
+            (Class::Full, _) => Verdict::Full,
+            (Class::Unknown, Way::Stale(_)) => Verdict::Stale,
+            (Class::Unknown | Class::Unreachable, _) => Verdict::Unmeasured,
+            (Class::Measured, way) => match chosen {
+                Some(chosen) if way.group() > chosen.candidate.way.group() => Verdict::HigherGroup,
+                _ => Verdict::MoreConnections,
+            },
+        };
+        // Only where the session stays, others come before what was chosen.
+        let before = self.stays && chosen.is_some_and(|chosen| one < chosen);
+        (verdict, before.then_some(Remark::Stays))
     }
 }
+
+#[cfg(test)]
+mod tests;

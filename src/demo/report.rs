@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::style::Style;
 use crate::core::ids::GatewayId;
-use crate::core::selection::{Explain, ExplainLine, GROUP_WIDTH_US, Rtt, RttSource, Verdict};
+use crate::core::selection::{Explain, ExplainLine, GROUP_WIDTH_US, Remark, RttSource, Verdict};
 
 /// Who acts in each of the twelve steps, and what happens.
 pub const STEPS: [(&str, &str); 12] = [
@@ -213,7 +213,7 @@ fn explain_line(line: &ExplainLine, name_width: usize, style: Style) -> String {
     let text = format!(
         "{:<name_width$}  {round_trip:>11}  {group:<11}  {sessions:>11}  {}",
         line.gateway.as_str(),
-        why(line.verdict, line.rtt)
+        why(line)
     );
     match line.verdict {
         Verdict::Chosen => format!("  {} {text}\n", style.good("✓")),
@@ -221,14 +221,18 @@ fn explain_line(line: &ExplainLine, name_width: usize, style: Style) -> String {
     }
 }
 
-fn why(verdict: Verdict, rtt: Option<Rtt>) -> String {
-    let measured = match rtt.map(|rtt| rtt.source) {
+fn why(line: &ExplainLine) -> String {
+    let measured = match line.rtt.map(|rtt| rtt.source) {
         Some(RttSource::Client) => ", measured by the client",
         Some(RttSource::Probe) => ", probed between gateways",
         Some(RttSource::Entry) => ", asked by the client",
         None => "",
     };
-    match verdict {
+    match line.verdict {
+        _ if line.remark == Some(Remark::Unreachable) => "unreachable when last tried".to_owned(),
+        _ if line.remark == Some(Remark::Stays) => {
+            format!("passed over: the session stays where it was{measured}")
+        }
         Verdict::Chosen => format!("lowest group, fewest sessions{measured}"),
         Verdict::MoreConnections => {
             format!("same group, more sessions or behind on the tie{measured}")
@@ -302,13 +306,12 @@ mod tests {
 
     use super::*;
     use crate::core::ids::SessionId;
-    use crate::core::selection::{Candidate, SelectionRules, select};
+    use crate::core::selection::{Candidate, Rtt, Way, select};
 
-    fn candidate(name: &str, us: u64, connections: u32) -> Candidate {
+    fn candidate(us: u64, connections: u32) -> Candidate {
         Candidate {
-            gateway: name.parse().unwrap(),
-            url: String::new(),
-            rtt: Some(Rtt { us, age_ms: 10, source: RttSource::Client }),
+            mark: us,
+            way: Way::Measured(Rtt { us, age_ms: 10, source: RttSource::Client }),
             connections,
             in_flight: 0,
             capacity: 1000,
@@ -317,13 +320,11 @@ mod tests {
     }
 
     fn report() -> Report {
-        let candidates = [
-            candidate("gw-1", 212, 3),
-            candidate("gw-2", 180, 7),
-            Candidate { rtt: None, ..candidate("gw-far-away", 0, 0) },
-        ];
-        let rules = SelectionRules { sample_age_ms_max: 30_000 };
-        let (_, explain) = select(&candidates, SessionId([1; 16]), rules);
+        let names = ["gw-1", "gw-2", "gw-far-away"];
+        let unmeasured = Candidate { way: Way::Unmeasured, ..candidate(0, 0) };
+        let candidates = [candidate(212, 3), candidate(180, 7), unmeasured];
+        let selection = select(candidates, SessionId([1; 16]), None);
+        let explain = selection.explain(|index| names[index].parse().ok());
         let mut durations = [Duration::from_micros(1_250); 12];
         durations[10] = Duration::from_micros(38);
         durations[11] = Duration::from_millis(143);
@@ -415,6 +416,7 @@ Latency added by the relay
                 "rtt": {"us": 212, "age_ms": 10, "source": "client"},
                 "group": 0,
                 "connections": 3,
+                "in_flight": 0,
                 "capacity": 1000,
                 "verdict": "chosen",
             })

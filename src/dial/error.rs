@@ -90,6 +90,19 @@ impl DialError {
         }
     }
 
+    /// Whether nobody was there: no name, no TCP, no TLS.
+    #[must_use]
+    pub const fn is_unreached(&self) -> bool {
+        match &self.kind {
+            DialErrorKind::Address { .. }
+            | DialErrorKind::Resolve { .. }
+            | DialErrorKind::Connect { .. }
+            | DialErrorKind::Tls { .. } => true,
+            DialErrorKind::Deadline { phase, .. } => !matches!(phase, Phase::Answer),
+            _ => false,
+        }
+    }
+
     /// What a third party is told: the other side's refusal, or this failure
     /// under `code`.
     #[must_use]

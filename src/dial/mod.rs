@@ -1,13 +1,14 @@
 //! How our own ends (agent, connector, gateway) reach a gateway or a broker:
 //! TCP to every address of a name, then TLS, each with a deadline.
 //!
-//! [`relay`] asks a gateway for a leg of a session, [`http`] makes single
-//! requests, [`pipe`] joins a leg with a local stream.
+//! [`relay`] asks a gateway for a leg of a session, [`probe`] for a round trip,
+//! [`http`] makes single requests, [`pipe`] joins a leg with a local stream.
 
 pub mod endpoint;
 pub mod error;
 pub mod http;
 pub mod pipe;
+pub mod probe;
 pub mod relay;
 pub mod tcp;
 

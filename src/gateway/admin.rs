@@ -9,8 +9,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::control::Question;
 use super::shared::{Shared, lock};
 use crate::config::gateway::RingFeatures;
-use crate::core::ids::SessionId;
-use crate::core::selection::{SelectionRules, select};
 use crate::wire::admin::{
     AdminRequest, AdminResponse, GatewayStatusView, HistogramsView, RelayedView, RingView,
     WorkerView,
@@ -130,11 +128,7 @@ impl Desk {
     }
 
     async fn judged(&self) -> anyhow::Result<AdminResponse> {
-        let candidates = self.ask(Question::Candidates).await?;
-        let rules =
-            SelectionRules { sample_age_ms_max: self.shared.config.limits.sample_age_ms_max };
-        // Any session will do: the id only breaks ties.
-        let (_, explain) = select(&candidates, SessionId([0; 16]), rules);
+        let explain = self.ask(Question::Judged).await?;
         Ok(AdminResponse::Judged { explain })
     }
 }

@@ -22,7 +22,7 @@ use crate::core::secret::Secret;
 use crate::core::selection::Explain;
 use crate::core::tickets::{Claims, Role, TicketVerifier, UsedTickets};
 use crate::observe::timeline::{Teller, Timeline};
-use crate::wire::arm::RttSample;
+use crate::wire::arm::{GatewayList, RttSample};
 use crate::wire::channel::Placement;
 
 /// Requests of the lobby that may wait for the control thread.
@@ -65,6 +65,12 @@ impl Drop for Joining {
 pub enum Request {
     /// Step 7: select a gateway and have a place reserved.
     Place { question: PlaceQuestion, answer: oneshot::Sender<Result<Placed, Refusal>> },
+    /// Before step 7: the gateways that a user may measure.
+    List {
+        bearer: Secret,
+        client_rtt_us: Option<u64>,
+        answer: oneshot::Sender<Result<GatewayList, Refusal>>,
+    },
     /// Step 8: have the session host come. A refusal wakes the waiting client
     /// through the pairing table; there is no other answer.
     Orchestrate { session: SessionId },
@@ -84,6 +90,7 @@ pub struct PlaceQuestion {
     /// The kernel's estimate for the connection that asked.
     pub client_rtt_us: Option<u64>,
     pub samples: Vec<RttSample>,
+    pub unreachable: Vec<GatewayId>,
 }
 
 #[derive(Debug)]

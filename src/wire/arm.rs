@@ -1,5 +1,6 @@
 //! The JSON of `POST /api/arm/v2/connections` (step 7). Field names are those
-//! that AVD-mode clients use; what we add is under `ringway`.
+//! that AVD-mode clients use; what we add is under `ringway`. And that of
+//! `GET /api/gateways`, which only our connector asks.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,17 +19,45 @@ pub struct ConnectionRequest {
     /// `loadbalanceinfo` of the .rdp file.
     #[serde(default)]
     pub load_balance_info: String,
-    /// What the client measured itself. Stock clients do not, and our connector
-    /// leaves it out until it measures (issue 4).
+    /// What the client measured itself. Stock clients do not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ringway_rtt_samples: Vec<RttSample>,
+    /// Gateways that it tried in vain. A list of its own: to an older gateway
+    /// a sample without a round trip would be a very short one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ringway_unreachable: Vec<GatewayId>,
 }
+
+/// A gateway looks at no more samples of one client.
+pub const SAMPLES_MAX: usize = 256;
 
 /// One round trip that a client measured to one gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RttSample {
     pub gateway: GatewayId,
     pub rtt_us: u64,
+    /// How long before this request.
+    #[serde(default)]
+    pub age_ms: u64,
+}
+
+/// Where a gateway lists those that a client may measure its way to.
+pub const GATEWAYS_PATH: &str = "/api/gateways";
+/// It lists no more: each costs a client and the gateway a TLS handshake.
+pub const LISTED_MAX: usize = 32;
+
+/// The answer to `GET /api/gateways`, best first as it looks from the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayList {
+    pub gateways: Vec<ListedGateway>,
+}
+
+/// A gateway and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedGateway {
+    pub gateway: GatewayId,
+    /// `https://host:port`
+    pub url: String,
 }
 
 /// The answer.

@@ -130,6 +130,9 @@ pub enum GatewayToBroker {
     /// Step 7 and 9, first half: reserve a place on a host for this user and
     /// sign the client's ticket for the gateway that was selected.
     Place(PlaceRequest),
+    /// Whose is this token? Asked before a user is shown the gateways, and only
+    /// of a broker whose welcome says that it answers.
+    CheckToken { request: u64, bearer: Secret },
     /// Step 8: the client is here with a valid ticket, send the host.
     Orchestrate { request: u64, session: SessionId },
     /// Step 11 begins.
@@ -158,7 +161,7 @@ pub struct PlaceRequest {
     pub client_address: String,
     /// The gateway selected for this session.
     pub gateway: GatewayId,
-    /// Why that one.
+    /// Why that one. The broker chooses among the gateways of this record.
     pub explain: Explain,
     /// The session id that the selection broke ties with.
     pub session: SessionId,
@@ -173,6 +176,9 @@ pub enum BrokerToGateway {
         version: u16,
         gateway: GatewayId,
         ticket_keys: Vec<PublishedKey>,
+        /// It answers [`GatewayToBroker::CheckToken`].
+        #[serde(default)]
+        checks_tokens: bool,
     },
     /// The gateway table and ticket keys, on change and about once a second.
     Gateways {
@@ -187,6 +193,11 @@ pub enum BrokerToGateway {
     PlaceRefused {
         request: u64,
         refusal: Refusal,
+    },
+    /// Answer to [`GatewayToBroker::CheckToken`]: a user's, unless refused.
+    TokenChecked {
+        request: u64,
+        refusal: Option<Refusal>,
     },
     /// Answer to [`GatewayToBroker::Orchestrate`]: the host accepted the order.
     Orchestrated {
@@ -212,6 +223,16 @@ pub struct Placement {
     pub gateway_url: String,
     pub client_ticket: Secret,
     pub expires_at: UnixMillis,
+    /// What the broker chose; absent: what the gateway had.
+    #[serde(default)]
+    pub settled: Option<Settled>,
+}
+
+/// The broker's last word on which gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settled {
+    pub gateway: GatewayId,
+    pub explain: Explain,
 }
 
 /// One gateway as the broker sees it.

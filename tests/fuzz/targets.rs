@@ -16,7 +16,7 @@ use ringway::channel::enroll::EnrolToken;
 use ringway::core::codes::Refusal;
 use ringway::tls::record::{Framed, MAX_RECORD_LEN, next_record};
 use ringway::wire::admin::{AdminRequest, AdminResponse};
-use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, RefusalBody};
+use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, GatewayList, RefusalBody};
 use ringway::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, Envelope, GatewayToBroker,
 };
@@ -107,6 +107,7 @@ pub fn channel(input: &[u8]) {
 pub fn arm(input: &[u8]) {
     survives_its_text::<ConnectionRequest>(input);
     survives_its_text::<ConnectionResponse>(input);
+    survives_its_text::<GatewayList>(input);
     survives_its_text::<RefusalBody>(input);
     survives_its_text::<Refusal>(input);
     survives_its_text::<Discovery>(input);

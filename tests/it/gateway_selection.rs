@@ -1,14 +1,20 @@
 //! Step 7: which gateway, and why; and who is told what when there is none.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use ringway::connect::{SessionOpener, SessionSettings};
 use ringway::core::codes::{Code, Refusal};
-use ringway::core::selection::{Candidate, RttSource, Verdict};
+use ringway::core::selection::{Explain, ExplainLine, Remark, RttSource, Verdict};
 use ringway::core::tickets::Role;
+use ringway::dial::DialLimits;
 use ringway::gateway::control::Question;
 use ringway::gateway::shared::lock;
 use ringway::observe::histograms::Measure;
-use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, RttSample};
+use ringway::tls::settings::TlsSettings;
+use ringway::wire::arm::{
+    ConnectionRequest, ConnectionResponse, GatewayList, RingwayDetails, RttSample,
+};
 use ringway::wire::channel::{GatewayEntry, GatewayToBroker, PlaceRequest};
 
 use tokio::time::sleep;
@@ -16,6 +22,8 @@ use tokio::time::sleep;
 use crate::support::fake_broker::{Answer, HOST};
 use crate::support::gateway::TestGateway;
 use crate::support::legs::{Leg, Reply, dial, knock};
+use crate::support::ports::ReservedPort;
+use crate::support::slow_path::SlowPath;
 use crate::support::wait::{LOOK_EVERY, until, within};
 use crate::support::world::World;
 
@@ -41,17 +49,26 @@ fn placed(reply: &Reply) -> ConnectionResponse {
     serde_json::from_slice(&reply.body).unwrap()
 }
 
+/// What a client measured.
+fn sample(name: &str, rtt_us: u64) -> RttSample {
+    RttSample { gateway: name.parse().unwrap(), rtt_us, age_ms: 0 }
+}
+
+fn line<'a>(explain: &'a Explain, name: &str) -> &'a ExplainLine {
+    explain.lines.iter().find(|line| line.gateway.as_str() == name).unwrap()
+}
+
 /// Waits until a gateway's table is as it should be.
-async fn table_of(gateway: &TestGateway, is_right: impl Fn(&[Candidate]) -> bool) {
+async fn table_of(gateway: &TestGateway, is_right: impl Fn(&[ExplainLine]) -> bool) {
     let asking = async {
-        while !is_right(&gateway.gateway().desk().ask(Question::Candidates).await.unwrap()) {
+        while !is_right(&gateway.gateway().desk().ask(Question::Judged).await.unwrap().lines) {
             sleep(LOOK_EVERY).await;
         }
     };
     within("the gateway table", asking).await;
 }
 
-async fn table_arrives(world: &World, is_right: impl Fn(&[Candidate]) -> bool) {
+async fn table_arrives(world: &World, is_right: impl Fn(&[ExplainLine]) -> bool) {
     table_of(&world.gateway, is_right).await;
 }
 
@@ -63,7 +80,7 @@ async fn with_neighbour() -> (World, TestGateway) {
     world.until_ready(&second).await;
     for gateway in [&world.gateway, &second] {
         let measured =
-            |table: &[Candidate]| table.len() == 2 && table.iter().all(|c| c.rtt.is_some());
+            |table: &[ExplainLine]| table.len() == 2 && table.iter().all(|c| c.rtt.is_some());
         table_of(gateway, measured).await;
     }
     (world, second)
@@ -75,15 +92,14 @@ async fn step_7_the_choice_is_explained_and_its_ticket_works_where_it_leads() {
     // More connections here than there, in the same group of 10 ms.
     let busy = GatewayEntry { connections: 7, ..world.gateway.entry() };
     world.broker.set_table(vec![busy, second.entry()]);
-    table_arrives(&world, |table| table.first().is_some_and(|c| c.connections == 7)).await;
+    table_arrives(&world, |table| table.iter().any(|c| c.connections == 7)).await;
     let request = ConnectionRequest {
         application: "desktop".into(),
         load_balance_info: "pool=office".into(),
         // The client's own measurements come first; without them the test
         // would depend on how busy the machine is.
-        ringway_rtt_samples: ["gw-1", "gw-2"]
-            .map(|name| RttSample { gateway: name.parse().unwrap(), rtt_us: 4_000 })
-            .into(),
+        ringway_rtt_samples: ["gw-1", "gw-2"].map(|name| sample(name, 4_000)).into(),
+        ringway_unreachable: Vec::new(),
     };
     let response = placed(&ask(&world, &request).await);
     let details = &response.ringway;
@@ -98,7 +114,7 @@ async fn step_7_the_choice_is_explained_and_its_ticket_works_where_it_leads() {
         .collect();
     assert_eq!(
         lines,
-        [("gw-1", Some(0), 7, Verdict::MoreConnections), ("gw-2", Some(0), 0, Verdict::Chosen)]
+        [("gw-2", Some(0), 0, Verdict::Chosen), ("gw-1", Some(0), 7, Verdict::MoreConnections)]
     );
 
     let questions: Vec<(String, PlaceRequest)> = world.broker.heard(|heard| match &heard.message {
@@ -135,30 +151,15 @@ async fn step_7_the_choice_is_explained_and_its_ticket_works_where_it_leads() {
 async fn step_7_without_measurements_of_the_client_both_gateways_are_measured_here() {
     let (world, _second) = with_neighbour().await;
     let response = placed(&ask(&world, &ConnectionRequest::default()).await);
-    let sources: Vec<_> = response
-        .ringway
-        .explain
-        .lines
-        .iter()
-        .map(|line| {
-            let rtt = line.rtt.unwrap();
-            assert!(rtt.us > 0 && line.group == Some(rtt.us / 10_000), "{line:?}");
-            (line.gateway.to_string(), rtt.source)
-        })
-        .collect();
-    assert_eq!(
-        sources,
-        [("gw-1".to_owned(), RttSource::Entry), ("gw-2".to_owned(), RttSource::Probe)]
-    );
-    let chosen: Vec<_> = response
-        .ringway
-        .explain
-        .lines
-        .iter()
-        .filter(|line| line.verdict == Verdict::Chosen)
-        .map(|line| line.gateway.clone())
-        .collect();
-    assert_eq!(chosen, [response.ringway.gateway]);
+    let explain = &response.ringway.explain;
+    for (name, source) in [("gw-1", RttSource::Entry), ("gw-2", RttSource::Probe)] {
+        let line = line(explain, name);
+        let rtt = line.rtt.unwrap();
+        assert!(rtt.us > 0 && line.group == Some(rtt.us / 10_000), "{line:?}");
+        assert_eq!(rtt.source, source);
+    }
+    assert_eq!(explain.lines[0].gateway, response.ringway.gateway);
+    assert_eq!(explain.chosen(), explain.lines.first());
 }
 
 /// Whoever is not entitled to a place does not make a gateway look full.
@@ -198,8 +199,8 @@ async fn step_7_measuring_outlives_the_connections_it_is_done_over() {
 #[tokio::test]
 async fn step_7_a_lower_group_beats_fewer_connections() {
     let (world, second) = with_neighbour().await;
-    let far_and_free = RttSample { gateway: second.id.clone(), rtt_us: 31_000 };
-    let near_and_busy = RttSample { gateway: world.gateway.id.clone(), rtt_us: 1_000 };
+    let far_and_free = sample(second.id.as_str(), 31_000);
+    let near_and_busy = sample("gw-1", 1_000);
     let request = ConnectionRequest {
         ringway_rtt_samples: vec![far_and_free, near_and_busy],
         ..ConnectionRequest::default()
@@ -207,7 +208,7 @@ async fn step_7_a_lower_group_beats_fewer_connections() {
     for _ in 0..3 {
         let response = placed(&ask(&world, &request).await);
         assert_eq!(response.ringway.gateway, world.gateway.id);
-        let second_line = &response.ringway.explain.lines[1];
+        let second_line = line(&response.ringway.explain, "gw-2");
         assert_eq!((second_line.group, second_line.verdict), (Some(3), Verdict::HigherGroup));
     }
 }
@@ -260,7 +261,7 @@ async fn every_part_of_step_7_is_measured() {
     let request = ConnectionRequest {
         application: "desktop".into(),
         load_balance_info: "pool=office".into(),
-        ringway_rtt_samples: Vec::new(),
+        ..ConnectionRequest::default()
     };
     placed(&ask(&world, &request).await);
     world.broker.on_place(Answer::No(Code::PoolFull.into()));
@@ -270,4 +271,148 @@ async fn every_part_of_step_7_is_measured() {
     // A refusal is an answer of the broker, but names no place.
     assert_eq!((count(Measure::Place), count(Measure::Answer)), (2, 1));
     assert!(count(Measure::ProbeRtt) > 0);
+}
+
+fn opener(world: &World) -> SessionOpener {
+    let settings = SessionSettings {
+        entry: format!("https://{}", world.gateway.address).parse().unwrap(),
+        application: "desktop".into(),
+        load_balance_info: "pool=office".into(),
+        token: BEARER.into(),
+        roots: world.ca.roots(),
+        tls: TlsSettings::default(),
+        dial: DialLimits::default(),
+    };
+    SessionOpener::new(settings, None).unwrap()
+}
+
+/// A session that our connector opens, at whichever gateway it is sent to.
+async fn open(world: &World, opener: &SessionOpener, gateways: &[&TestGateway]) -> RingwayDetails {
+    let known = world.broker.orchestrations().len();
+    let host = async {
+        let asked = || world.broker.orchestrations().len() > known;
+        until("the broker is asked", asked).await;
+        let session = world.broker.orchestrations()[known];
+        for gateway in gateways {
+            let ticket = world.broker.issue_ticket(Role::Host, session, &gateway.id);
+            if let Ok(leg) = knock(gateway.address, &world.tls, Role::Host, &ticket).await {
+                return leg;
+            }
+        }
+        panic!("the client is nowhere");
+    };
+    let (opened, _host) = tokio::join!(within("a session", opener.open()), host);
+    opened.unwrap().1
+}
+
+#[tokio::test]
+async fn step_7_what_the_connector_measured_decides() {
+    let (world, second) = with_neighbour().await;
+    // The one that is asked is far by the way that leads to it, which only the
+    // client goes.
+    let detour = SlowPath::start(world.gateway.address, Duration::from_millis(60)).await;
+    let far = GatewayEntry { url: detour.url(), ..world.gateway.entry() };
+    let near_and_busy = GatewayEntry { connections: 50, ..second.entry() };
+    world.broker.set_table(vec![far, near_and_busy]);
+    table_arrives(&world, |table| table.iter().any(|line| line.connections == 50)).await;
+    let stranger = placed(&ask(&world, &ConnectionRequest::default()).await).ringway;
+    assert_eq!(stranger.gateway, world.gateway.id, "by what the gateways measured");
+
+    let opener = opener(&world);
+    // Nobody waits longer for the measurements than a moment: on a busy machine
+    // the first session may go without.
+    let details = loop {
+        let details = open(&world, &opener, &[&world.gateway, &second]).await;
+        let sources = details.explain.lines.iter().map(|line| line.rtt.unwrap().source);
+        if sources.filter(|source| *source == RttSource::Client).count() == 2 {
+            break details;
+        }
+    };
+    assert_eq!(details.gateway, second.id);
+    let far = line(&details.explain, "gw-1");
+    assert!(far.rtt.unwrap().us >= 60_000 && far.group >= Some(6), "{far:?}");
+    assert_eq!(far.verdict, Verdict::HigherGroup);
+}
+
+#[tokio::test]
+async fn step_7_an_unreachable_gateway_is_the_last_resort() {
+    let world = World::start().await;
+    let nobody = ReservedPort::new();
+    let gone = GatewayEntry {
+        gateway: "gw-2".parse().unwrap(),
+        url: nobody.url(),
+        ..world.gateway.entry()
+    };
+    let busy = GatewayEntry { connections: 9, ..world.gateway.entry() };
+    world.broker.set_table(vec![busy, gone.clone()]);
+    let is_gone =
+        |table: &[ExplainLine]| table.iter().any(|line| line.remark == Some(Remark::Unreachable));
+    table_arrives(&world, is_gone).await;
+    let response = placed(&ask(&world, &ConnectionRequest::default()).await);
+    assert_eq!(response.ringway.gateway, world.gateway.id);
+    assert_eq!(line(&response.ringway.explain, "gw-2").words(), "unreachable");
+
+    // It may be back: better than no gateway.
+    let full = GatewayEntry { capacity: 0, ..world.gateway.entry() };
+    world.broker.set_table(vec![full, gone]);
+    table_arrives(&world, |table| table.iter().any(|line| line.verdict == Verdict::Full)).await;
+    let response = placed(&ask(&world, &ConnectionRequest::default()).await);
+    assert_eq!(response.ringway.gateway.as_str(), "gw-2");
+}
+
+/// Where one client does not get, others may.
+#[tokio::test]
+async fn step_7_a_client_speaks_for_itself_alone() {
+    let (world, second) = with_neighbour().await;
+    let both = vec![sample("gw-1", 1_000), sample("gw-2", 1_000)];
+    let busy = GatewayEntry { connections: 9, ..world.gateway.entry() };
+    world.broker.set_table(vec![busy, second.entry()]);
+    table_arrives(&world, |table| table.iter().any(|line| line.connections == 9)).await;
+    let content = ConnectionRequest { ringway_rtt_samples: both, ..ConnectionRequest::default() };
+    let cut_off = ConnectionRequest {
+        ringway_rtt_samples: vec![sample("gw-1", 1_000)],
+        ringway_unreachable: vec![second.id.clone()],
+        ..ConnectionRequest::default()
+    };
+    // Nor does it get anywhere by saying what cannot be.
+    let boastful = ConnectionRequest {
+        ringway_rtt_samples: vec![sample("gw-1", 0), sample("gw-2", 1_000), sample("gw-9", 1)],
+        ..ConnectionRequest::default()
+    };
+    for (request, expected) in
+        [(&cut_off, "gw-1"), (&content, "gw-2"), (&boastful, "gw-2"), (&cut_off, "gw-1")]
+    {
+        let response = placed(&ask(&world, request).await);
+        assert_eq!(response.ringway.gateway.as_str(), expected);
+    }
+}
+
+#[tokio::test]
+async fn step_7_the_gateways_are_listed_for_users_and_for_nobody_else() {
+    let (world, second) = with_neighbour().await;
+    let ask = async |bearer: Option<&str>| {
+        let bearer = bearer.map(|bearer| format!("Authorization: Bearer {bearer}\r\n"));
+        let request = format!(
+            "GET /api/gateways HTTP/1.1\r\nHost: gateway\r\n{}\r\n",
+            bearer.unwrap_or_default()
+        );
+        dial(world.gateway.address, &world.tls).await.ask(&request).await
+    };
+    let reply = ask(Some(BEARER)).await;
+    assert_eq!(reply.status, 200);
+    let list: GatewayList = serde_json::from_slice(&reply.body).unwrap();
+    let mut urls: Vec<_> = list.gateways.iter().map(|listed| listed.url.clone()).collect();
+    urls.sort();
+    let mut expected = [world.gateway.entry().url, second.entry().url];
+    expected.sort();
+    assert_eq!(urls, expected);
+    let bearers = world.broker.heard(|heard| match &heard.message {
+        GatewayToBroker::CheckToken { bearer, .. } => Some(bearer.expose().to_owned()),
+        _ => None,
+    });
+    assert_eq!(bearers, [BEARER]);
+
+    assert_eq!(ask(None).await.code(), Code::TokenMissing);
+    world.broker.on_place(Answer::No(Refusal::new(Code::TokenExpired)));
+    assert_eq!(ask(Some("stranger")).await.code(), Code::TokenExpired);
 }

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::support::legs::End;
 use crate::support::pattern;
 use crate::support::scripted_host::ScriptedHost;
-use crate::support::stage::{Stage, settings, token, wish};
+use crate::support::stage::{Stage, USERS, settings, token, wish};
 use crate::support::targets::{Echo, Serving, Tapped};
 use crate::support::wait::within;
 
@@ -32,7 +32,8 @@ async fn step07_the_lowest_latency_group_wins_and_then_the_fewest_connections() 
     let stage = Stage::start_with_host(settings(), Echo).await;
     let [near, far] = gateways();
     let mut measured = wish(DESKTOP);
-    let sample = |gateway: &GatewayId, rtt_us| RttSample { gateway: gateway.clone(), rtt_us };
+    let sample =
+        |gateway: &GatewayId, rtt_us| RttSample { gateway: gateway.clone(), rtt_us, age_ms: 0 };
 
     // Ten milliseconds make a group: the nearer one is chosen however full it
     // is, and whichever gateway was asked.
@@ -68,12 +69,16 @@ async fn step07_the_lowest_latency_group_wins_and_then_the_fewest_connections() 
 async fn step07_sessions_spread_over_gateways_that_are_equally_near() {
     let stage = Stage::start_with_host(settings(), Echo).await;
     let mut open = Vec::new();
-    for count in 1..=4_u32 {
-        let seated = stage.open("alice").await.unwrap();
+    // Each a user of their own: who has a session stays where it is.
+    for (user, count) in USERS.into_iter().zip(1_u32..) {
+        let seated = stage.open(user).await.unwrap();
         let (view, explain) = stage.explained(seated.session).await;
         assert_eq!(view.gateway.as_ref(), Some(&seated.gateway));
-        let sources: Vec<_> = explain.lines.iter().map(|line| line.rtt.unwrap().source).collect();
-        assert_eq!(sources, [RttSource::Entry, RttSource::Probe]);
+        for line in &explain.lines {
+            let is_entry = line.gateway.as_str() == "gw-1";
+            let source = if is_entry { RttSource::Entry } else { RttSource::Probe };
+            assert_eq!(line.rtt.unwrap().source, source);
+        }
         stage.until_relayed(&seated.gateway, seated.session).await;
         open.push(seated);
         // The next selection is to see this session as a connection.
@@ -87,6 +92,46 @@ async fn step07_sessions_spread_over_gateways_that_are_equally_near() {
     for gateway in &stage.world.gateways {
         assert_eq!(gateway.shared().sessions(), 2, "{}", gateway.shared().id);
     }
+    stage.shutdown().await;
+}
+
+/// Ten milliseconds and one microsecond are another group, and nobody who has a
+/// session moves for that. A session that is new goes where it is best.
+#[tokio::test]
+async fn step07_who_has_a_session_stays_at_its_gateway_within_one_group() {
+    let stage = Stage::start_with_host(settings(), Echo).await;
+    let [first, second] = gateways();
+    let measured = |first_us, second_us| {
+        let mut measured = wish(DESKTOP);
+        measured.ringway_rtt_samples = [(&first, first_us), (&second, second_us)]
+            .map(|(gateway, rtt_us)| RttSample { gateway: gateway.clone(), rtt_us, age_ms: 0 })
+            .into();
+        measured
+    };
+    let place = async |user: &str, first_us, second_us| {
+        let wish = measured(first_us, second_us);
+        stage.place_at(stage.entry(), Some(&token(user)), &wish).await.unwrap()
+    };
+    let there = place("alice", 9_999, 15_000).await;
+    assert_eq!(there.ringway.gateway, first);
+    let mut leg = stage.join(&there).await.unwrap();
+    stage.until_live(there.ringway.session).await;
+
+    // The way to it has become a little longer than to the other.
+    for (user, expected) in [("alice", &first), ("bob", &second)] {
+        assert_eq!(place(user, 10_001, 5_000).await.ringway.gateway, *expected, "{user}");
+    }
+    let returned = place("alice", 10_001, 5_000).await.ringway;
+    let (_, kept) = stage.explained(returned.session).await;
+    assert!(kept.reason().starts_with("gw-1: the session is there"), "{}", kept.reason());
+    assert_eq!(kept.lines[1].words(), "better, but the session stays");
+    // Two groups are too far.
+    assert_eq!(place("alice", 20_000, 5_000).await.ringway.gateway, second);
+
+    // A moment after its end it is still theirs to return to.
+    leg.close().await;
+    stage.end_of(there.ringway.session).await;
+    assert_eq!(place("alice", 10_001, 5_000).await.ringway.gateway, first);
     stage.shutdown().await;
 }
 
@@ -183,8 +228,8 @@ async fn step10_the_host_reaches_the_same_gateway_and_no_other() {
         let mut measured = wish(DESKTOP);
         let other = gateways().into_iter().find(|id| *id != chosen).unwrap();
         measured.ringway_rtt_samples = vec![
-            RttSample { gateway: chosen.clone(), rtt_us: 0 },
-            RttSample { gateway: other.clone(), rtt_us: 50_000 },
+            RttSample { gateway: chosen.clone(), rtt_us: 1_000, age_ms: 0 },
+            RttSample { gateway: other.clone(), rtt_us: 50_000, age_ms: 0 },
         ];
         let bearer = token("alice");
         let place = stage.place_at(stage.entry(), Some(&bearer), &measured).await.unwrap();

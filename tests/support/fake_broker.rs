@@ -241,6 +241,7 @@ impl Inner {
                     version: VERSION,
                     gateway: gateway.clone(),
                     ticket_keys: vec![self.signer.published()],
+                    checks_tokens: true,
                 });
                 outbox.post(self.table_message(&state));
                 state.connected.insert(gateway.clone(), outbox.clone());
@@ -272,6 +273,14 @@ impl Inner {
                     Answer::Silence => {}
                 }
             }
+            GatewayToBroker::CheckToken { request, .. } => {
+                let refusal = match state.place.clone() {
+                    Answer::Yes => None,
+                    Answer::No(refusal) => Some(refusal),
+                    Answer::Silence => return,
+                };
+                outbox.post(BrokerToGateway::TokenChecked { request: *request, refusal });
+            }
             GatewayToBroker::Load { .. }
             | GatewayToBroker::AlsoLive { .. }
             | GatewayToBroker::SessionStarted { .. }
@@ -289,6 +298,7 @@ impl Inner {
             gateway_url: entry.map(|entry| entry.url.clone()).unwrap_or_default(),
             expires_at: claims.expires_at,
             client_ticket: self.signer.sign(&claims).into(),
+            settled: None,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod programs;
 pub mod pusher;
 pub mod scripted_host;
 pub mod service_manager;
+pub mod slow_path;
 pub mod stage;
 pub mod subscriber;
 pub mod targets;

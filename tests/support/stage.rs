@@ -28,7 +28,7 @@ use super::legs::{Leg, request};
 use super::wait::{until, within};
 
 /// Users with a token of their own.
-pub const USERS: [&str; 3] = ["alice", "bob", "carol"];
+pub const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
 /// Two gateways, users with static tokens, and reconnects without much pause.
 pub fn settings() -> WorldSettings {
@@ -66,7 +66,7 @@ pub fn wish(resource: &str) -> ConnectionRequest {
     ConnectionRequest {
         application: format!("||{resource}"),
         load_balance_info: format!("ringway:demo/{resource}"),
-        ringway_rtt_samples: vec![],
+        ..ConnectionRequest::default()
     }
 }
 

@@ -59,6 +59,7 @@ impl Core {
             version: VERSION,
             gateway: gateway.clone(),
             ticket_keys: vec![self.signer.published()],
+            checks_tokens: true,
         });
         tracing::info!(%gateway, url = %state.url, live = live.len(), "A gateway is here");
         if let Some(older) = self.gateways.insert(gateway.clone(), state) {
@@ -86,6 +87,7 @@ impl Core {
             // Judged on the channel's own task; see channels.rs.
             GatewayToBroker::Hello { .. }
             | GatewayToBroker::AlsoLive { .. }
+            | GatewayToBroker::CheckToken { .. }
             | GatewayToBroker::Place(_) => {}
             GatewayToBroker::Load { connections, waiting, draining } => {
                 let on_the_way = self.on_the_way_to(gateway);

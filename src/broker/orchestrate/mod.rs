@@ -4,9 +4,11 @@
 //! its answers to the machines' channels, which never wait. So there is no
 //! lock, and every decision sees the table as it is.
 
+mod homes;
 mod machines;
 mod records;
 mod sessions;
+mod settling;
 
 pub use records::HOST_ENDED;
 

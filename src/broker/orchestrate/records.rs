@@ -4,8 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Judged;
+use super::homes::{Homes, Whose};
 use crate::core::clock::UnixMillis;
-use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::core::ids::{GatewayId, HostId, ResourceId, SessionId};
 use crate::core::placement::Slot;
 use crate::core::selection::Explain;
 use crate::wire::admin::SessionView;
@@ -19,6 +20,7 @@ const ENDED_MAX: usize = 4_096;
 pub(super) struct Records {
     by_session: HashMap<SessionId, Record>,
     ended: VecDeque<SessionId>,
+    homes: Homes,
 }
 
 #[derive(Debug)]
@@ -42,9 +44,21 @@ impl Records {
     }
 
     pub(super) fn started(&mut self, session: SessionId) {
-        if let Some(record) = self.by_session.get_mut(&session) {
-            record.view.started_at.get_or_insert_with(UnixMillis::now);
+        let Some(record) = self.by_session.get_mut(&session) else { return };
+        if record.view.started_at.is_some() {
+            return;
         }
+        record.view.started_at = Some(UnixMillis::now());
+        if let Some(gateway) = record.view.gateway.clone()
+            && let Some(whose) = whose(&record.view)
+        {
+            self.homes.enter(whose, session, gateway);
+        }
+    }
+
+    /// The gateway at which this user's session is, or was a moment ago.
+    pub(super) fn home(&self, user: &str, resource: &ResourceId) -> Option<&GatewayId> {
+        self.homes.of(&(user.to_owned(), resource.to_string()), UnixMillis::now())
     }
 
     /// Only the first end counts.
@@ -53,9 +67,15 @@ impl Records {
         if record.view.ended_at.is_some() {
             return;
         }
-        record.view.ended_at = Some(UnixMillis::now());
+        let now = UnixMillis::now();
+        record.view.ended_at = Some(now);
         record.view.end = Some(why.to_owned());
         (record.view.bytes_up, record.view.bytes_down) = bytes.unwrap_or_default();
+        if record.view.started_at.is_some()
+            && let Some(whose) = whose(&record.view)
+        {
+            self.homes.leave(&whose, session, now);
+        }
         self.ended.push_back(session);
         if self.ended.len() > ENDED_MAX
             && let Some(oldest) = self.ended.pop_front()
@@ -101,6 +121,10 @@ impl Records {
         }
         Some((view, record.map(|record| record.explain.clone()).unwrap_or_default()))
     }
+}
+
+fn whose(view: &SessionView) -> Option<Whose> {
+    Some((view.user.clone()?, view.resource.clone()?))
 }
 
 fn blank(session: SessionId) -> SessionView {

@@ -8,7 +8,9 @@ use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::placement::{Freed, Phase, Wish};
 use crate::core::secret::Secret;
 use crate::core::tickets::{Claims, LIFETIME_MS_MAX, Role};
-use crate::wire::channel::{AgentToBroker, BrokerToAgent, BrokerToGateway, Order, Placement};
+use crate::wire::channel::{
+    AgentToBroker, BrokerToAgent, BrokerToGateway, Order, Placement, Settled,
+};
 
 impl Core {
     /// Steps 7 and 9, first half: a place on a host and the client's ticket.
@@ -28,15 +30,8 @@ impl Core {
         self.tell_gateway(asked_by, answer);
     }
 
-    fn reserve(&mut self, judged: Judged) -> Result<Placement, Refusal> {
-        let gateway_url = match self.gateways.get(&judged.gateway) {
-            Some(gateway) if gateway.draining => return Err(Code::GatewayDraining.into()),
-            Some(gateway) => gateway.url.clone(),
-            None => {
-                let detail = format!("{} is not connected to the broker", judged.gateway);
-                return Err(Refusal::with_detail(Code::NoGateway, detail));
-            }
-        };
+    fn reserve(&mut self, mut judged: Judged) -> Result<Placement, Refusal> {
+        let gateway_url = self.settle_gateway(&mut judged)?;
         let wish = Wish {
             session: judged.session,
             user: judged.user.clone(),
@@ -67,8 +62,10 @@ impl Core {
         }
         self.broadcast_gateways_soon();
         let session = judged.session;
+        let settled =
+            Some(Settled { gateway: judged.gateway.clone(), explain: judged.explain.clone() });
         self.records.placed(judged, host.clone());
-        Ok(Placement { session, host, gateway_url, client_ticket, expires_at })
+        Ok(Placement { session, host, gateway_url, client_ticket, expires_at, settled })
     }
 
     fn sign(

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::histograms;
 use crate::core::clock::UnixMillis;
-use crate::core::selection::Explain;
+use crate::core::selection::{Explain, RttSource};
 use crate::demo::style::Style;
 use crate::wire::admin::{AdminResponse, GatewayStatusView, RingView, SessionView, WorkerView};
 
@@ -130,22 +130,31 @@ fn explained(session: &SessionView, explain: &Explain) -> String {
 }
 
 fn judged(explain: &Explain) -> String {
+    let dash = || "-".to_owned();
     let rows = explain.lines.iter().map(|line| {
+        let source = line.rtt.map(|rtt| match rtt.source {
+            RttSource::Client => "client",
+            RttSource::Probe => "probe",
+            RttSource::Entry => "entry",
+        });
         vec![
             line.gateway.to_string(),
-            line.rtt.map_or_else(|| "-".into(), |rtt| format!("{:.1} ms", micros_as_ms(rtt.us))),
-            line.group.map_or_else(
-                || "-".into(),
-                |group| format!("{}-{} ms", group * 10, group * 10 + 9),
-            ),
-            format!("{}/{}", line.connections, line.capacity),
-            serde_json::to_value(line.verdict)
-                .ok()
-                .and_then(|verdict| Some(verdict.as_str()?.replace('_', " ")))
-                .unwrap_or_default(),
+            line.rtt.map_or_else(dash, |rtt| format!("{:.1} ms", micros_as_ms(rtt.us))),
+            source.map_or_else(dash, str::to_owned),
+            line.rtt.map_or_else(dash, |rtt| duration(rtt.age_ms)),
+            line.group_ms().map_or_else(dash, |(from_ms, to_ms)| format!("{from_ms}-{to_ms} ms")),
+            format!("{}/{}", line.connections.saturating_sub(line.in_flight), line.capacity),
+            line.in_flight.to_string(),
+            line.words().to_owned(),
         ]
     });
-    table(&["GATEWAY", "RTT", "GROUP", "CONNECTIONS", "VERDICT"], rows.collect())
+    let head = ["GATEWAY", "RTT", "SOURCE", "AGE", "GROUP", "CONNECTIONS", "IN FLIGHT", "VERDICT"];
+    let mut text = table(&head, rows.collect());
+    if explain.left_out > 0 {
+        text.push_str(&format!("and {} more that come after these\n", explain.left_out));
+    }
+    text.push_str(&format!("\n{}\n", explain.reason()));
+    text
 }
 
 fn gateway_status(status: &GatewayStatusView) -> String {
@@ -255,6 +264,7 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::selection::{ExplainLine, Remark, Rtt, Verdict};
     use crate::wire::admin::HostView;
 
     #[test]
@@ -276,6 +286,47 @@ mod tests {
              longer-name  p     away   0/10\n"
         );
         assert_eq!(render(&AdminResponse::Hosts { hosts: vec![] }), "none\n");
+    }
+
+    #[test]
+    fn a_choice_is_explained_gateway_by_gateway_and_in_one_line() {
+        let line = |gateway: &str, us, group, connections, verdict| ExplainLine {
+            gateway: gateway.parse().unwrap(),
+            rtt: Some(Rtt { us, age_ms: 61_000, source: RttSource::Client }),
+            group: Some(group),
+            connections,
+            in_flight: 2,
+            capacity: 100,
+            verdict,
+            remark: None,
+        };
+        let far = line("frankfurt-12", 24_000, 2, 2, Verdict::HigherGroup);
+        let unmeasured = ExplainLine { rtt: None, group: None, ..far.clone() };
+        let explain = Explain {
+            lines: vec![
+                line("gw-1", 3_460, 0, 7, Verdict::Chosen),
+                line("gw-2", 812, 0, 9, Verdict::MoreConnections),
+                far,
+                ExplainLine {
+                    gateway: "gw-4".parse().unwrap(),
+                    remark: Some(Remark::Unreachable),
+                    verdict: Verdict::Unmeasured,
+                    ..unmeasured
+                },
+            ],
+            left_out: 3,
+        };
+        assert_eq!(
+            judged(&explain),
+            "GATEWAY       RTT      SOURCE  AGE    GROUP     CONNECTIONS  IN FLIGHT  VERDICT\n\
+             gw-1          3.5 ms   client  1m 1s  0-9 ms    5/100        2          chosen\n\
+             gw-2          0.8 ms   client  1m 1s  0-9 ms    7/100        2          more connections\n\
+             frankfurt-12  24.0 ms  client  1m 1s  20-29 ms  0/100        2          higher group\n\
+             gw-4          -        -       -      -         0/100        2          unreachable\n\
+             and 3 more that come after these\n\
+             \n\
+             gw-1: lowest group with room (0-9 ms), fewest of 2 there (7 connections)\n"
+        );
     }
 
     #[test]

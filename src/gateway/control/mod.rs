@@ -6,9 +6,12 @@
 //! [`crate::core::selection`] do.
 
 mod histograms;
+mod listing;
 mod placing;
 mod probes;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 pub mod table;
 
 use std::collections::HashMap;
@@ -22,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::histograms::Histograms;
 use self::placing::Pending;
-use self::table::{ClientView, GatewayTable};
+use self::table::{ClientView, GatewayTable, TableRules};
 use super::dumps::DumpWriter;
 use super::lobby::LobbyMeters;
 use super::relay::Events;
@@ -31,7 +34,7 @@ use super::shared::{Phase, Request, Requests, Shared, lock};
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use crate::core::codes::Code;
 use crate::core::ids::SessionId;
-use crate::core::selection::Candidate;
+use crate::core::selection::Explain;
 use crate::core::tickets::{PublishedKey, TicketVerifier};
 use crate::dial::Dialer;
 use crate::observe::close_reason::CloseReason;
@@ -67,8 +70,8 @@ pub enum Question {
     Histograms(oneshot::Sender<Merged>),
     /// Write what was measured since the last dump.
     DumpHistograms,
-    /// The gateways as candidates for a client right beside this gateway.
-    Candidates(oneshot::Sender<Vec<Candidate>>),
+    /// What would be chosen for a client right beside this gateway, and why.
+    Judged(oneshot::Sender<Explain>),
     /// How sessions ended so far.
     CloseReasons(oneshot::Sender<HashMap<&'static str, u64>>),
 }
@@ -77,6 +80,7 @@ struct Control {
     shared: Arc<Shared>,
     table: GatewayTable,
     broker: ChannelHandle<GatewayToBroker>,
+    broker_checks_tokens: bool,
     pending: Pending,
     histograms: Histograms,
     closed_by_reason: HashMap<&'static str, u64>,
@@ -109,8 +113,9 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     let histograms = Histograms::new(workers, parts.meters.ask, dump_interval, parts.dumps);
     let mut control = Control {
         shared: Arc::clone(&shared),
-        table: GatewayTable::default(),
+        table: GatewayTable::new(shared.id.clone(), TableRules::from(&shared.config.limits)),
         broker,
+        broker_checks_tokens: false,
         pending: Pending::default(),
         histograms,
         closed_by_reason: HashMap::new(),
@@ -150,7 +155,9 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
             }
             Some(part) = parts.meters.parts.recv() => control.on_lobby(part),
             Some(result) = probe_results.recv() => {
-                control.histograms.own.probe_rtt_us.saturating_record(result.rtt_us);
+                if let Some(rtt_us) = result.rtt_us {
+                    control.histograms.own.probe_rtt_us.saturating_record(rtt_us);
+                }
                 let now_ms = control.now_ms();
                 control.table.record_probe(result.gateway, result.rtt_us, now_ms);
                 shared.gateways_measured.store(control.table.measured(), Relaxed);
@@ -187,6 +194,9 @@ impl Control {
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Place { question, answer } => self.place(question, answer),
+            Request::List { bearer, client_rtt_us, answer } => {
+                self.list(bearer, client_rtt_us, answer);
+            }
             Request::Orchestrate { session } => self.orchestrate(session),
             Request::Started { session } => self.on_started(session),
             Request::GaveUp { session, code } => {
@@ -203,10 +213,11 @@ impl Control {
 
     fn on_broker(&mut self, message: BrokerToGateway) {
         match message {
-            BrokerToGateway::Welcome { version, gateway, ticket_keys } => {
+            BrokerToGateway::Welcome { version, gateway, ticket_keys, checks_tokens } => {
                 if version != VERSION || gateway != self.shared.id {
                     tracing::error!(version, %gateway, "The broker takes us for something else");
                 }
+                self.broker_checks_tokens = checks_tokens;
                 self.install_keys(&ticket_keys);
                 self.report_load();
             }
@@ -224,6 +235,9 @@ impl Control {
                 if let Some(asked) = self.pending.place_refused(request, refusal) {
                     record(&mut self.histograms.own.place_us, asked.elapsed());
                 }
+            }
+            BrokerToGateway::TokenChecked { request, refusal } => {
+                self.token_checked(request, refusal);
             }
             BrokerToGateway::Orchestrated { request } => {
                 self.orchestrated(request);
@@ -265,9 +279,11 @@ impl Control {
                 self.histograms.answer(answer, &self.shared.workers);
             }
             Question::DumpHistograms => self.histograms.dump(&self.shared.workers),
-            Question::Candidates(answer) => {
-                let client = ClientView { rtt_us: None, samples: &[] };
-                let _ = answer.send(self.table.candidates(&self.shared.id, client, self.now_ms()));
+            Question::Judged(answer) => {
+                // Any session will do: the id only breaks ties.
+                let session = SessionId([0; 16]);
+                let selection = self.table.select(ClientView::default(), session, self.now_ms());
+                let _ = answer.send(self.table.explain(&selection));
             }
             Question::CloseReasons(answer) => {
                 let _ = answer.send(self.closed_by_reason.clone());

@@ -8,13 +8,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Control;
+use super::listing::OpenList;
 use super::table::ClientView;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, SessionId};
-use crate::core::selection::{Explain, SelectionRules, select};
+use crate::core::selection::Explain;
 use crate::gateway::shared::{PlaceQuestion, Placed, Shared};
 use crate::observe::histograms::record;
-use crate::wire::channel::{GatewayToBroker, PlaceRequest, Placement};
+use crate::wire::channel::{GatewayToBroker, PlaceRequest, Placement, Settled};
 
 /// Questions to the broker that may be open at once.
 const OPEN_MAX: usize = 8_192;
@@ -24,6 +25,7 @@ const OPEN_MAX: usize = 8_192;
 pub(super) struct Pending {
     next: u64,
     places: HashMap<u64, OpenPlace>,
+    pub(super) lists: HashMap<u64, OpenList>,
     orchestrations: HashMap<u64, OpenOrchestration>,
 }
 
@@ -44,8 +46,8 @@ struct OpenOrchestration {
 }
 
 impl Pending {
-    fn number(&mut self) -> Result<u64, Code> {
-        if self.places.len() + self.orchestrations.len() >= OPEN_MAX {
+    pub(super) fn number(&mut self) -> Result<u64, Code> {
+        if self.places.len() + self.lists.len() + self.orchestrations.len() >= OPEN_MAX {
             return Err(Code::BrokerOverloaded);
         }
         self.next += 1;
@@ -55,8 +57,15 @@ impl Pending {
     /// The broker found a place. Returns where, and when it was asked: only now
     /// it counts there, for whoever asks without being entitled must not make a
     /// gateway look full.
-    pub fn placed(&mut self, request: u64, placement: Placement) -> Option<(GatewayId, Instant)> {
+    pub fn placed(
+        &mut self,
+        request: u64,
+        mut placement: Placement,
+    ) -> Option<(GatewayId, Instant)> {
         let OpenPlace { answer, gateway, explain, asked, .. } = self.places.remove(&request)?;
+        // A broker of before it chose among ours takes what we chose.
+        let Settled { gateway, explain } =
+            placement.settled.take().unwrap_or(Settled { gateway, explain });
         // A client that left meanwhile: its reservation expires.
         let _ = answer.send(Ok(Placed { placement, gateway: gateway.clone(), explain }));
         Some((gateway, asked))
@@ -80,6 +89,9 @@ impl Pending {
 
     fn give_up(&mut self, shared: &Shared, which: impl Fn(Instant) -> bool) {
         for (_, open) in self.places.extract_if(|_, open| which(open.deadline)) {
+            let _ = open.answer.send(Err(Code::BrokerUnreachable.into()));
+        }
+        for (_, open) in self.lists.extract_if(|_, open| which(open.deadline)) {
             let _ = open.answer.send(Err(Code::BrokerUnreachable.into()));
         }
         for (_, open) in self.orchestrations.extract_if(|_, open| which(open.deadline)) {
@@ -110,24 +122,19 @@ impl Control {
             Ok(session) => session,
             Err(code) => return Err(Box::new((answer, code.into()))),
         };
-        let client = ClientView { rtt_us: question.client_rtt_us, samples: &question.samples };
-        let candidates = self.table.candidates(&self.shared.id, client, self.now_ms());
-        let rules =
-            SelectionRules { sample_age_ms_max: self.shared.config.limits.sample_age_ms_max };
-        let (chosen, explain) = select(&candidates, session, rules);
-        let Some(gateway) = chosen.and_then(|index| candidates.get(index)) else {
+        let client = ClientView {
+            rtt_us: question.client_rtt_us,
+            samples: &question.samples,
+            unreachable: &question.unreachable,
+        };
+        let explain = self.table.explain(&self.table.select(client, session, self.now_ms()));
+        let Some(chosen) = explain.chosen() else {
             return Err(Box::new((answer, Code::NoGateway.into())));
         };
-        let gateway = gateway.gateway.clone();
-        tracing::info!(
-            step = 7, %session, chosen = %gateway, candidates = candidates.len(),
-            "Selected a gateway"
-        );
-        self.shared.teller.tell(
-            7,
-            Some(session),
-            format!("{gateway} selected of {}", candidates.len()),
-        );
+        let gateway = chosen.gateway.clone();
+        let candidates = self.table.entries().len();
+        tracing::info!(step = 7, %session, chosen = %gateway, candidates, "Selected a gateway");
+        self.shared.teller.tell(7, Some(session), format!("{gateway} selected of {candidates}"));
         let number = match self.pending.number() {
             Ok(number) => number,
             Err(code) => return Err(Box::new((answer, code.into()))),
@@ -175,7 +182,7 @@ impl Control {
         Some(open.session)
     }
 
-    fn broker_timeout(&self) -> Duration {
+    pub(super) fn broker_timeout(&self) -> Duration {
         Duration::from_millis(self.shared.config.limits.broker_timeout_ms)
     }
 }

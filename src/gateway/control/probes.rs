@@ -1,34 +1,30 @@
-//! Round trips to the other gateways, measured the way a session would go:
-//! over their TLS port, one request on a kept connection.
+//! Round trips to the other gateways, over and over, each on a kept connection.
+//! One that cannot be reached is asked less and less often.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::client::TlsStream;
+use tokio::time::sleep;
 
+use crate::channel::client::draw;
+use crate::core::backoff::Backoff;
 use crate::core::ids::GatewayId;
+use crate::dial::probe::shortest_round_trip;
 use crate::dial::{Dialer, Endpoint, Purpose};
 use crate::wire::channel::GatewayEntry;
 
-/// Longest answer to a probe that is read.
-const ANSWER_BYTES_MAX: usize = 4_096;
-/// A slower answer is no answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests of one measurement: the first wakes both ends up.
-const TRIES: usize = 3;
 /// Gateways that are probed at most.
 const TARGETS_MAX: usize = 1_000;
+/// Longest pause after a probe that did not get there, before jitter.
+const PAUSE_MS_MAX: u64 = 60_000;
 
-/// One measured round trip.
+/// One round trip, or none.
 #[derive(Debug)]
 pub struct ProbeResult {
     pub gateway: GatewayId,
-    pub rtt_us: u64,
+    pub rtt_us: Option<u64>,
 }
 
 /// One task per other gateway.
@@ -48,8 +44,10 @@ impl Probes {
 
     /// Probes exactly the gateways of the table, except our own.
     pub fn follow(&mut self, entries: &[GatewayEntry], own: &GatewayId) {
+        let listed: HashMap<&GatewayId, &str> =
+            entries.iter().map(|entry| (&entry.gateway, entry.url.as_str())).collect();
         self.running.retain(|gateway, (url, task)| {
-            let stays = entries.iter().any(|e| e.gateway == *gateway && e.url == *url);
+            let stays = listed.get(gateway) == Some(&url.as_str());
             if !stays {
                 task.abort();
             }
@@ -96,57 +94,45 @@ struct Probe {
 }
 
 impl Probe {
+    /// Until nobody wants to know any more.
     async fn run(self) {
-        let mut failures = 0_u32;
+        let interval_ms = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
+        let mut backoff = Backoff::new(interval_ms, PAUSE_MS_MAX.max(interval_ms));
         loop {
-            match self.dialer.connect(&self.endpoint, Purpose::CLIENT_LEG).await {
+            let got_there = match self.dialer.connect(&self.endpoint, Purpose::CLIENT_LEG).await {
                 Ok(mut stream) => {
-                    failures = 0;
-                    while let Some(rtt_us) = self.measure(&mut stream).await {
-                        let result = ProbeResult { gateway: self.gateway.clone(), rtt_us };
-                        if self.results.send(result).await.is_err() {
+                    let mut got_there = false;
+                    while let Some(rtt_us) = shortest_round_trip(&mut stream, &self.endpoint).await
+                    {
+                        got_there = true;
+                        if !self.tell(Some(rtt_us)).await {
                             return;
                         }
                         sleep(self.interval).await;
                     }
+                    got_there
                 }
                 Err(error) => {
                     tracing::debug!(gateway = %self.gateway, %error, "A probe failed");
+                    false
                 }
+            };
+            if got_there {
+                // The connection is over, as every one is some day. Whether
+                // anything is wrong the next one tells, at once.
+                backoff.reset();
+                continue;
             }
-            // An unreachable gateway is asked less and less often.
-            failures = (failures + 1).min(5);
-            sleep(self.interval * failures).await;
+            if !self.tell(None).await {
+                return;
+            }
+            // Jitter that starts from nothing would ask a dead gateway at once.
+            let pause_ms = backoff.next_delay_ms(draw(), Some(interval_ms / 2));
+            sleep(Duration::from_millis(pause_ms)).await;
         }
     }
 
-    /// The shortest of a few round trips in a row.
-    async fn measure(&self, stream: &mut TlsStream<TcpStream>) -> Option<u64> {
-        let mut shortest = u64::MAX;
-        for _ in 0..TRIES {
-            shortest = shortest.min(self.round_trip(stream).await?);
-        }
-        Some(shortest)
-    }
-
-    async fn round_trip(&self, stream: &mut TlsStream<TcpStream>) -> Option<u64> {
-        let request = format!("GET /probe HTTP/1.1\r\nHost: {}\r\n\r\n", self.endpoint.authority());
-        let begun = Instant::now();
-        let exchange = async {
-            stream.write_all(request.as_bytes()).await.ok()?;
-            stream.flush().await.ok()?;
-            let mut answer = Vec::new();
-            let mut part = [0; 1_024];
-            while !answer.ends_with(b"\r\n\r\n") {
-                let read = stream.read(&mut part).await.ok()?;
-                answer.extend_from_slice(part.get(..read)?);
-                if read == 0 || answer.len() > ANSWER_BYTES_MAX {
-                    return None;
-                }
-            }
-            answer.starts_with(b"HTTP/1.1 204 ").then_some(())
-        };
-        timeout(ANSWER_TIMEOUT, exchange).await.ok().flatten()?;
-        u64::try_from(begun.elapsed().as_micros()).ok()
+    async fn tell(&self, rtt_us: Option<u64>) -> bool {
+        self.results.send(ProbeResult { gateway: self.gateway.clone(), rtt_us }).await.is_ok()
     }
 }

@@ -1,21 +1,72 @@
-//! What a gateway knows about all gateways, and the candidates it makes of it
-//! for the selection.
+//! What a gateway knows about all gateways, and the choice that it makes of it
+//! for a client (step 7).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::core::ids::GatewayId;
-use crate::core::selection::{Candidate, Rtt, RttSource};
-use crate::wire::arm::RttSample;
+use crate::config::gateway::GatewayLimits;
+use crate::core::ids::{GatewayId, SessionId};
+use crate::core::selection::{Candidate, Explain, Rtt, RttSource, Selection, Way, mark, select};
+use crate::wire::arm::{LISTED_MAX, ListedGateway, RttSample, SAMPLES_MAX};
 use crate::wire::channel::GatewayEntry;
+
+/// Round trips that are remembered of one gateway.
+const PROBES_KEPT: usize = 8;
+/// No way around the earth and no queue takes longer, and no TLS port answers
+/// in no time: what a client says beyond that was not measured.
+const PLAUSIBLE_US: std::ops::RangeInclusive<u64> = 1..=10_000_000;
+
+/// How old a measurement may be, and when a gateway counts as unreachable.
+#[derive(Clone, Copy, Debug)]
+pub struct TableRules {
+    pub sample_age_ms_max: u64,
+    pub client_sample_age_ms_max: u64,
+    pub unreachable_after_probes: u32,
+}
+
+impl From<&GatewayLimits> for TableRules {
+    fn from(limits: &GatewayLimits) -> Self {
+        Self {
+            sample_age_ms_max: limits.sample_age_ms_max,
+            client_sample_age_ms_max: limits.client_sample_age_ms_max,
+            unreachable_after_probes: limits.unreachable_after_probes,
+        }
+    }
+}
 
 /// The table from the broker with our own measurements. Times are monotonic
 /// milliseconds of the caller's clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct GatewayTable {
+    own: GatewayId,
+    rules: TableRules,
     entries: Vec<GatewayEntry>,
-    /// Placed by us since the table came; the broker counts them in its next.
-    placed_since: HashMap<GatewayId, u32>,
+    /// What a selection looks at, entry by entry: nothing but numbers, side by
+    /// side.
+    rows: Vec<Row>,
+    index: HashMap<GatewayId, usize>,
     probes: HashMap<GatewayId, Probe>,
+}
+
+/// One gateway of the table, in numbers.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    mark: u64,
+    connections: u32,
+    /// The broker's, and what was placed by us since the table came: the next
+    /// one has those.
+    in_flight: u32,
+    capacity: u32,
+    draining: bool,
+    is_own: bool,
+    probed: Probed,
+}
+
+/// What the probes of a gateway come to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Probed {
+    rtt_us: Option<u64>,
+    at_ms: u64,
+    is_unreachable: bool,
 }
 
 /// The last round trips to one gateway. The shortest is the path; what the
@@ -24,25 +75,61 @@ pub struct GatewayTable {
 struct Probe {
     rtts_us: VecDeque<u64>,
     at_ms: u64,
+    /// Since one got there.
+    failures: u32,
 }
 
-/// Round trips that are remembered of one gateway.
-const PROBES_KEPT: usize = 8;
-
 /// What is known about the client that asks.
-#[derive(Clone, Copy, Debug)]
+///
+/// Its own measurements are believed within limits, because they can harm
+/// nobody else: a client that lies sends itself to a gateway that is farther
+/// away. It cannot fill a gateway beyond its capacity, make one look full,
+/// unreachable or far to others, or learn of more than the names in the record:
+/// connections, capacity and reachability for everybody are our own and the
+/// broker's, and nothing that one client said is kept for the next.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ClientView<'a> {
     /// Round trip of the client to this gateway, if the kernel knows it.
     pub rtt_us: Option<u64>,
     /// What the client measured itself.
     pub samples: &'a [RttSample],
+    /// Where the client did not get.
+    pub unreachable: &'a [GatewayId],
 }
 
 impl GatewayTable {
+    #[must_use]
+    pub fn new(own: GatewayId, rules: TableRules) -> Self {
+        Self {
+            own,
+            rules,
+            entries: Vec::new(),
+            rows: Vec::new(),
+            index: HashMap::new(),
+            probes: HashMap::new(),
+        }
+    }
+
     pub fn replace(&mut self, entries: Vec<GatewayEntry>) {
-        self.probes.retain(|gateway, _| entries.iter().any(|e| e.gateway == *gateway));
+        let names: HashSet<&GatewayId> = entries.iter().map(|entry| &entry.gateway).collect();
+        self.probes.retain(|gateway, _| names.contains(gateway));
+        self.index =
+            entries.iter().enumerate().map(|(index, e)| (e.gateway.clone(), index)).collect();
+        let after_probes = self.rules.unreachable_after_probes;
+        let row = |entry: &GatewayEntry| Row {
+            mark: mark(&entry.gateway),
+            connections: entry.connections,
+            in_flight: entry.in_flight,
+            capacity: entry.capacity,
+            draining: entry.draining,
+            is_own: entry.gateway == self.own,
+            probed: self
+                .probes
+                .get(&entry.gateway)
+                .map_or(Probed::default(), |probe| probe.summary(after_probes)),
+        };
+        self.rows = entries.iter().map(row).collect();
         self.entries = entries;
-        self.placed_since.clear();
     }
 
     pub fn entries(&self) -> &[GatewayEntry] {
@@ -50,139 +137,130 @@ impl GatewayTable {
     }
 
     pub fn count_placement(&mut self, gateway: &GatewayId) {
-        *self.placed_since.entry(gateway.clone()).or_insert(0) += 1;
+        if let Some(row) = self.row_of(gateway) {
+            row.in_flight = row.in_flight.saturating_add(1);
+        }
     }
 
-    pub fn record_probe(&mut self, gateway: GatewayId, rtt_us: u64, now_ms: u64) {
-        let probe = self.probes.entry(gateway).or_default();
-        if probe.rtts_us.len() >= PROBES_KEPT {
-            probe.rtts_us.pop_front();
+    /// A round trip, or `None` for a probe that did not get there.
+    pub fn record_probe(&mut self, gateway: GatewayId, rtt_us: Option<u64>, now_ms: u64) {
+        let probe = self.probes.entry(gateway.clone()).or_default();
+        match rtt_us {
+            None => probe.failures = probe.failures.saturating_add(1),
+            Some(rtt_us) => {
+                if probe.rtts_us.len() >= PROBES_KEPT {
+                    probe.rtts_us.pop_front();
+                }
+                probe.rtts_us.push_back(rtt_us);
+                probe.at_ms = now_ms;
+                probe.failures = 0;
+            }
         }
-        probe.rtts_us.push_back(rtt_us);
-        probe.at_ms = now_ms;
+        let summary = probe.summary(self.rules.unreachable_after_probes);
+        match self.row_of(&gateway) {
+            Some(row) => row.probed = summary,
+            // Its last word came after it had left the table.
+            None => drop(self.probes.remove(&gateway)),
+        }
     }
 
     /// Gateways that a probe has reached.
     pub fn measured(&self) -> usize {
-        self.probes.len()
+        self.rows.iter().filter(|row| row.probed.rtt_us.is_some()).count()
     }
 
-    /// Round trip and age of the last probe of each gateway, for display.
-    pub fn probed(&self, gateway: &GatewayId, now_ms: u64) -> Option<Rtt> {
-        let probe = self.probes.get(gateway)?;
-        let age_ms = now_ms.saturating_sub(probe.at_ms);
-        let us = probe.rtts_us.iter().copied().min()?;
-        Some(Rtt { us, age_ms, source: RttSource::Probe })
+    /// Puts all gateways in order for a session of this client: by what the
+    /// client measured, else by what we measured plus the client's way to us.
+    #[must_use]
+    pub fn select(&self, client: ClientView<'_>, session: SessionId, now_ms: u64) -> Selection {
+        let said = self.said_by(client);
+        let mut said = said.iter().peekable();
+        let candidates = self.rows.iter().enumerate().map(|(index, row)| {
+            let said = said.next_if(|(of, _)| *of == index);
+            let way = said.map_or_else(|| self.way(row, client.rtt_us, now_ms), |(_, way)| *way);
+            row.candidate(way)
+        });
+        select(candidates, session, None)
     }
 
-    /// Every gateway with the best round trip that is known for this client:
-    /// what the client measured, else what we measured plus the client's way
-    /// to us.
-    pub fn candidates(
-        &self,
-        own: &GatewayId,
-        client: ClientView<'_>,
-        now_ms: u64,
-    ) -> Vec<Candidate> {
-        self.entries
+    /// Why a selection of this table came out as it did.
+    #[must_use]
+    pub fn explain(&self, selection: &Selection) -> Explain {
+        selection.explain(|index| self.entries.get(index).map(|entry| entry.gateway.clone()))
+    }
+
+    /// Where a client may measure its way to: the best, as it looks from here.
+    #[must_use]
+    pub fn listed(&self, client_rtt_us: Option<u64>, now_ms: u64) -> Vec<ListedGateway> {
+        let client = ClientView { rtt_us: client_rtt_us, ..ClientView::default() };
+        let selection = self.select(client, SessionId([0; 16]), now_ms);
+        let entries = selection.in_order().filter_map(|index| self.entries.get(index));
+        let listed = entries
+            .map(|entry| ListedGateway { gateway: entry.gateway.clone(), url: entry.url.clone() });
+        listed.take(LISTED_MAX).collect()
+    }
+
+    /// What the client says of its ways, as far as it is believed, by index.
+    fn said_by(&self, client: ClientView<'_>) -> Vec<(usize, Way)> {
+        let age_ms_max = self.rules.client_sample_age_ms_max;
+        let measured = client.samples.iter().take(SAMPLES_MAX).filter_map(|sample| {
+            let rtt = Rtt { us: sample.rtt_us, age_ms: sample.age_ms, source: RttSource::Client };
+            let believed = PLAUSIBLE_US.contains(&rtt.us) && rtt.age_ms <= age_ms_max;
+            let index = self.index.get(&sample.gateway)?;
+            believed.then_some((*index, Way::Measured(rtt)))
+        });
+        let unreachable = client
+            .unreachable
             .iter()
-            .map(|entry| {
-                let placed = self.placed_since.get(&entry.gateway).copied().unwrap_or(0);
-                Candidate {
-                    gateway: entry.gateway.clone(),
-                    url: entry.url.clone(),
-                    rtt: self.rtt(&entry.gateway, own, client, now_ms),
-                    connections: entry.connections,
-                    in_flight: entry.in_flight.saturating_add(placed),
-                    capacity: entry.capacity,
-                    draining: entry.draining,
-                }
-            })
-            .collect()
+            .take(SAMPLES_MAX)
+            .filter_map(|gateway| Some((*self.index.get(gateway)?, Way::Unreachable(None))));
+        let mut said: Vec<_> = measured.chain(unreachable).collect();
+        // Stable: of several about the same gateway the first counts.
+        said.sort_by_key(|(index, _)| *index);
+        said.dedup_by_key(|(index, _)| *index);
+        said
     }
 
-    fn rtt(
-        &self,
-        gateway: &GatewayId,
-        own: &GatewayId,
-        client: ClientView<'_>,
-        now_ms: u64,
-    ) -> Option<Rtt> {
-        if let Some(sample) = client.samples.iter().find(|s| s.gateway == *gateway) {
-            return Some(Rtt { us: sample.rtt_us, age_ms: 0, source: RttSource::Client });
+    /// The way to a gateway of which the client says nothing.
+    fn way(&self, row: &Row, client_rtt_us: Option<u64>, now_ms: u64) -> Way {
+        let to_us = client_rtt_us.unwrap_or(0);
+        if row.is_own {
+            return Way::Measured(Rtt { us: to_us, age_ms: 0, source: RttSource::Entry });
         }
-        let to_us = client.rtt_us.unwrap_or(0);
-        if gateway == own {
-            return Some(Rtt { us: to_us, age_ms: 0, source: RttSource::Entry });
+        let Probed { rtt_us, at_ms, is_unreachable } = row.probed;
+        let rtt = rtt_us.map(|us| Rtt {
+            us: us.saturating_add(to_us),
+            age_ms: now_ms.saturating_sub(at_ms),
+            source: RttSource::Probe,
+        });
+        if is_unreachable {
+            return Way::Unreachable(rtt);
         }
-        let probe = self.probed(gateway, now_ms)?;
-        Some(Rtt { us: probe.us.saturating_add(to_us), ..probe })
+        Way::of(rtt, self.rules.sample_age_ms_max)
+    }
+
+    fn row_of(&mut self, gateway: &GatewayId) -> Option<&mut Row> {
+        self.rows.get_mut(*self.index.get(gateway)?)
+    }
+}
+
+impl Row {
+    const fn candidate(&self, way: Way) -> Candidate {
+        let Self { mark, connections, in_flight, capacity, draining, .. } = *self;
+        Candidate { mark, way, connections, in_flight, capacity, draining }
+    }
+}
+
+impl Probe {
+    fn summary(&self, unreachable_after_probes: u32) -> Probed {
+        Probed {
+            rtt_us: self.rtts_us.iter().copied().min(),
+            at_ms: self.at_ms,
+            is_unreachable: self.failures >= unreachable_after_probes,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str) -> GatewayEntry {
-        GatewayEntry {
-            gateway: name.parse().unwrap(),
-            url: format!("https://{name}:443"),
-            connections: 5,
-            in_flight: 1,
-            capacity: 100,
-            draining: false,
-            age_ms: 0,
-        }
-    }
-
-    #[test]
-    fn the_best_source_of_a_round_trip_wins() {
-        let mut table = GatewayTable::default();
-        table.replace(["own", "probed", "sampled", "unknown"].map(entry).into());
-        table.record_probe("probed".parse().unwrap(), 4_000, 100);
-        table.record_probe("sampled".parse().unwrap(), 4_000, 100);
-        let samples = [RttSample { gateway: "sampled".parse().unwrap(), rtt_us: 77 }];
-        let client = ClientView { rtt_us: Some(1_000), samples: &samples };
-        let own = "own".parse().unwrap();
-        let rtts: Vec<_> = table.candidates(&own, client, 350).into_iter().map(|c| c.rtt).collect();
-        let rtt = |us, age_ms, source| Some(Rtt { us, age_ms, source });
-        assert_eq!(
-            rtts,
-            [
-                rtt(1_000, 0, RttSource::Entry),
-                rtt(5_000, 250, RttSource::Probe),
-                rtt(77, 0, RttSource::Client),
-                None
-            ]
-        );
-    }
-
-    #[test]
-    fn a_busy_core_does_not_make_a_gateway_far() {
-        let mut table = GatewayTable::default();
-        let a: GatewayId = "a".parse().unwrap();
-        table.replace(vec![entry("a")]);
-        for rtt_us in [40_000, 900, 30_000] {
-            table.record_probe(a.clone(), rtt_us, 5);
-        }
-        assert_eq!(table.probed(&a, 7).map(|rtt| (rtt.us, rtt.age_ms)), Some((900, 2)));
-        // A path that has become longer is believed after a while.
-        for _ in 0..PROBES_KEPT {
-            table.record_probe(a.clone(), 20_000, 9);
-        }
-        assert_eq!(table.probed(&a, 9).map(|rtt| rtt.us), Some(20_000));
-    }
-
-    #[test]
-    fn own_placements_count_until_the_next_table() {
-        let mut table = GatewayTable::default();
-        table.replace(vec![entry("a")]);
-        let a: GatewayId = "a".parse().unwrap();
-        table.count_placement(&a);
-        let client = ClientView { rtt_us: None, samples: &[] };
-        assert_eq!(table.candidates(&a, client, 0)[0].in_flight, 2);
-        table.replace(vec![entry("a")]);
-        assert_eq!(table.candidates(&a, client, 0)[0].in_flight, 1);
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

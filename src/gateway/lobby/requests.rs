@@ -1,5 +1,5 @@
-//! What a connection may ask for: a probe's answer, a place (step 7), or to
-//! become a leg (steps 8 and 10).
+//! What a connection may ask for: a probe's answer, the gateways, a place (all
+//! step 7), or to become a leg (steps 8 and 10).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::waiting;
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
 use crate::core::tickets::Role;
-use crate::gateway::shared::{PlaceQuestion, Placed, Request};
-use crate::wire::arm::{ConnectionRequest, ConnectionResponse, RingwayDetails};
+use crate::gateway::shared::{PlaceQuestion, Placed, Request, Shared};
+use crate::wire::arm::{ConnectionRequest, ConnectionResponse, GATEWAYS_PATH, RingwayDetails};
 use crate::wire::http_head::{self, HeadStatus, RequestHead};
 use crate::wire::relay_answer;
 
@@ -51,13 +51,19 @@ pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
                 answer(&mut connection, &head, &http_head::answer(204, None, &id)).await
             }
             ("POST", "/api/arm/v2/connections") => place(&mut connection, &head).await,
+            ("GET", GATEWAYS_PATH) => list(&mut connection, &head).await,
             ("GET", "/relay/client") => {
                 return relay(connection, &head, Role::Client, presence).await;
             }
             ("GET", "/relay/host") => return relay(connection, &head, Role::Host, presence).await,
-            (_, "/probe" | "/api/arm/v2/connections" | "/relay/client" | "/relay/host") => {
-                Err(Code::MethodNotAllowed.into())
-            }
+            (
+                _,
+                "/probe"
+                | "/api/arm/v2/connections"
+                | GATEWAYS_PATH
+                | "/relay/client"
+                | "/relay/host",
+            ) => Err(Code::MethodNotAllowed.into()),
             _ => Err(Code::NotFound.into()),
         };
         match outcome {
@@ -138,6 +144,15 @@ async fn answer(
     if head.content_length > 0 {
         read_body(connection, head).await?;
     }
+    send(connection, head, bytes).await
+}
+
+/// Answers a request that has been read to its end.
+async fn send(
+    connection: &mut Connection,
+    head: &RequestHead,
+    bytes: &[u8],
+) -> Result<Next, Refusal> {
     connection.write(bytes).await.map_err(Code::from)?;
     let close = head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
     Ok(if close { Next::Close } else { Next::Another })
@@ -164,14 +179,11 @@ async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, 
             client: connection.peer,
             client_rtt_us: connection.client_rtt_us(),
             samples: request.ringway_rtt_samples,
+            unreachable: request.ringway_unreachable,
         },
         answer: answer_to,
     })?;
-    let limit = Duration::from_millis(shared.config.limits.broker_timeout_ms);
-    let Placed { placement, gateway, explain } = match timeout(limit, answered).await {
-        Ok(Ok(placed)) => placed?,
-        Ok(Err(_)) | Err(_) => return Err(Code::BrokerUnreachable.into()),
-    };
+    let Placed { placement, gateway, explain } = broker_says(&shared, answered).await?;
     let response = ConnectionResponse {
         gateway_location: format!("{}/relay/client", placement.gateway_url),
         redirected_server_name: placement.host.to_string(),
@@ -183,12 +195,39 @@ async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, 
             explain,
         },
     };
-    let body = serde_json::to_string(&response)
-        .map_err(|error| Refusal::with_detail(Code::Internal, error))?;
-    let close = head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
-    connection.write(&http_head::answer(200, Some(&body), &[])).await.map_err(Code::from)?;
+    let next = send(connection, head, &json(&response)?).await?;
     connection.meter.record(|set| &mut set.answer_us, begun);
-    Ok(if close { Next::Close } else { Next::Another })
+    Ok(next)
+}
+
+/// Which gateways a user may measure the way to, before step 7. The broker
+/// says whether it is a user: a stranger is not shown what there is.
+async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
+    let shared = Arc::clone(&connection.shared);
+    let bearer = Secret::from(head.bearer().ok_or(Code::TokenMissing)?);
+    let (answer_to, answered) = oneshot::channel();
+    let client_rtt_us = connection.client_rtt_us();
+    shared.ask(Request::List { bearer, client_rtt_us, answer: answer_to })?;
+    let list = broker_says(&shared, answered).await?;
+    answer(connection, head, &json(&list)?).await
+}
+
+/// What the control thread has from the broker, within its deadline.
+async fn broker_says<T>(
+    shared: &Shared,
+    answered: oneshot::Receiver<Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let limit = Duration::from_millis(shared.config.limits.broker_timeout_ms);
+    match timeout(limit, answered).await {
+        Ok(Ok(said)) => said,
+        Ok(Err(_)) | Err(_) => Err(Code::BrokerUnreachable.into()),
+    }
+}
+
+fn json(body: &impl serde::Serialize) -> Result<Vec<u8>, Refusal> {
+    let body =
+        serde_json::to_string(body).map_err(|error| Refusal::with_detail(Code::Internal, error))?;
+    Ok(http_head::answer(200, Some(&body), &[]))
 }
 
 /// A request to become a leg.
