@@ -2,4 +2,5 @@
 
 mod access;
 mod issuer;
+mod pools;
 mod sessions;
