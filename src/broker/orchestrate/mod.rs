@@ -11,6 +11,8 @@ mod machines;
 mod pools;
 mod records;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 
 pub use records::HOST_ENDED;
 
