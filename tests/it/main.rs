@@ -29,6 +29,8 @@ mod gateway_tickets;
 #[cfg(test)]
 mod histogram_dumps;
 #[cfg(test)]
+mod pools_crowd;
+#[cfg(test)]
 mod pools_health;
 #[cfg(test)]
 mod pools_personal;
