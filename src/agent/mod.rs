@@ -2,6 +2,7 @@
 //! broker; on an order it connects the host's RDP server with the gateway that
 //! the order names (steps 9 to 11). It only dials; nothing listens.
 
+mod health;
 mod orders;
 mod seats;
 mod target;
@@ -31,6 +32,7 @@ use crate::tls::identity::{self, PemError};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, VERSION};
 use crate::wire::enroll::MachineRole;
 
+use health::{Findings, Watch};
 use orders::Desk;
 use seats::Seats;
 pub use target::{Connecting, Target, TargetStream, TcpTarget};
@@ -91,6 +93,7 @@ pub struct Agent {
     connected: watch::Receiver<bool>,
     requests: mpsc::Sender<Request>,
     task: JoinHandle<()>,
+    health: JoinHandle<()>,
 }
 
 enum Request {
@@ -125,6 +128,8 @@ impl Agent {
 
         let seats = Seats::new(config.sessions_max);
         let (hello_seats, capacity) = (Arc::clone(&seats), config.sessions_max);
+        let findings = Findings::default();
+        let (hello_findings, labels) = (findings.clone(), config.labels.clone());
         let settings = ChannelSettings {
             rules: config.limits.channel(),
             backoff_base_ms: config.limits.reconnect_base_ms,
@@ -137,8 +142,17 @@ impl Agent {
                 software: concat!("ringway ", env!("CARGO_PKG_VERSION")).into(),
                 live: hello_seats.live(),
                 capacity,
+                labels: labels.clone(),
+                checks: hello_findings.checks(),
             }]
         });
+        let watch = Watch {
+            settings: config.health.clone(),
+            target: Arc::clone(&target),
+            seats: Arc::clone(&seats),
+            channel: channel.clone(),
+            findings,
+        };
         let desk = Arc::new(Desk {
             seats: Arc::clone(&seats),
             target,
@@ -153,7 +167,8 @@ impl Agent {
         let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
         let service = Service { desk, channel, events, asked, connected, grace };
         tracing::info!(name = %enrolment.record.name, rdp_server = %config.target, "Started the agent");
-        Ok(Self { seats, connected: connection, requests, task: tokio::spawn(service.run()) })
+        let (task, health) = (tokio::spawn(service.run()), tokio::spawn(watch.run()));
+        Ok(Self { seats, connected: connection, requests, task, health })
     }
 
     /// Waits until the broker has welcomed this agent.
@@ -189,6 +204,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.task.abort();
+        self.health.abort();
     }
 }
 

@@ -108,6 +108,13 @@ impl Seats {
         }
     }
 
+    /// Seats that nobody has, and all there are.
+    #[must_use]
+    pub fn free(&self) -> (usize, usize) {
+        let taken = self.lock().sessions.len();
+        (self.capacity.saturating_sub(taken), self.capacity)
+    }
+
     /// No seat is given any more.
     pub fn close(&self) {
         self.lock().closing = true;

@@ -70,6 +70,9 @@ async fn world(sessions_max: u32, target_answers: bool) -> World {
     ca.enrol_agent(state_dir.path(), &broker.url());
     let mut config = AgentConfig::new(state_dir.path().into());
     config.sessions_max = sessions_max;
+    config.labels = vec!["rack-1".parse().unwrap()];
+    config.health.load_per_core_max = 0.0; // this machine's is its own affair
+    config.health.interval_ms = 10;
     config.limits.reconnect_base_ms = 5;
     config.limits.reconnect_cap_ms = 20;
     config.limits.shutdown_grace_ms = 100;
@@ -159,8 +162,26 @@ impl World {
         self.to_agent.send(BrokerToAgent::Order(order)).unwrap();
     }
 
+    /// Cuts the channel.
+    fn hang_up(&self) {
+        let order = Order {
+            session: SESSION,
+            gateway: "gw-1".parse().unwrap(),
+            gateway_url: String::new(),
+            ticket: "".into(),
+            answer_within_ms: 0,
+        };
+        self.to_agent.send(BrokerToAgent::Order(order)).unwrap();
+    }
+
+    /// The next thing that it says about sessions.
     async fn next_word(&mut self) -> AgentToBroker {
-        timeout(Duration::from_secs(10), self.heard.recv()).await.unwrap().unwrap()
+        loop {
+            let word = timeout(Duration::from_secs(10), self.heard.recv()).await.unwrap().unwrap();
+            if !matches!(word, AgentToBroker::Health { .. }) {
+                return word;
+            }
+        }
     }
 
     /// Orders a session and lets its leg in. Returns the gateway's and the RDP
@@ -280,14 +301,7 @@ async fn a_cancelled_session_ends_on_both_sides() {
 async fn a_lost_broker_goes_unnoticed_by_sessions_and_hears_of_them_again() {
     let mut world = world(2, true).await;
     let (mut leg, mut target) = world.established(SESSION).await;
-    let hang_up = Order {
-        session: SESSION,
-        gateway: "gw-1".parse().unwrap(),
-        gateway_url: String::new(),
-        ticket: "".into(),
-        answer_within_ms: 0,
-    };
-    world.to_agent.send(BrokerToAgent::Order(hang_up)).unwrap();
+    world.hang_up();
     let hello = world.next_word().await;
     let AgentToBroker::Hello { live, .. } = hello else { panic!("{hello:?}") };
     assert_eq!(live, [SESSION]);
@@ -328,9 +342,38 @@ async fn a_shutdown_refuses_orders_then_ends_sessions_then_says_goodbye() {
             }
             AgentToBroker::SessionEnded { session, .. } => ended = session == SESSION,
             AgentToBroker::Draining => warned = true,
+            AgentToBroker::Health { .. } => {}
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn the_broker_hears_how_the_host_is_in_every_hello_and_when_it_changes() {
+    let mut world = world(1, true).await;
+    let _session = world.established(SESSION).await;
+    let full = loop {
+        world.hang_up();
+        let hello = world.next_word().await;
+        let AgentToBroker::Hello { labels, checks, .. } = hello else { panic!("{hello:?}") };
+        assert_eq!(labels, ["rack-1".parse().unwrap()]);
+        if checks.first().is_some_and(|check| !check.ok) {
+            break checks;
+        }
+    };
+    let [places] = full.as_slice() else { panic!("looked at what is no server: {full:?}") };
+    assert_eq!((places.name.as_str(), places.fatal), ("places", false));
+    assert_eq!(places.detail, "0 of 1 free");
+    let refusal = Refusal::new(Code::HostGone);
+    world.to_agent.send(BrokerToAgent::Cancel { session: SESSION, refusal }).unwrap();
+    let free = async {
+        while let Some(word) = world.heard.recv().await {
+            if matches!(word, AgentToBroker::Health { checks } if checks[0].ok) {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), free).await.unwrap();
 }
 
 #[tokio::test]

@@ -87,7 +87,14 @@ pub(super) fn serve_orders(
     };
     let (channel, events) = client::spawn(settings, move || {
         let software = concat!("ringway bench ", env!("CARGO_PKG_VERSION")).into();
-        vec![AgentToBroker::Hello { version: VERSION, software, live: Vec::new(), capacity }]
+        vec![AgentToBroker::Hello {
+            version: VERSION,
+            software,
+            live: Vec::new(),
+            capacity,
+            labels: Vec::new(),
+            checks: Vec::new(),
+        }]
     });
     let (welcomed, welcome) = oneshot::channel();
     Ok((hear_orders(channel, events, engine, welcomed, address), welcome))

@@ -8,18 +8,25 @@ use super::store::StoreError;
 use super::{Shared, enroll};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
-use crate::core::ids::{HostId, PoolId};
+use crate::core::ids::{HostId, Label, PoolId};
+use crate::core::placement::AssignmentKey;
 use crate::wire::admin::{
-    AdminRequest, AdminResponse, BrokerRequest, StatusView, TokenListing, TokenView,
+    AdminRequest, AdminResponse, AssignmentView, BrokerRequest, StatusView, TokenListing, TokenView,
 };
 use crate::wire::enroll::MachineRole;
 
+const USER_CHARS_MAX: usize = 256;
 /// A token that lives longer is a password.
 const TOKEN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
 
 pub async fn answer(shared: &Shared, request: BrokerRequest) -> AdminResponse {
     let answered = match request {
         BrokerRequest::Revoke { role, name, undo } => revoke(shared, role, name, undo).await,
+        BrokerRequest::DrainLabel { label, undo } => drain_label(shared, label, !undo).await,
+        BrokerRequest::Assign { pool, user, host, undo } => {
+            Ok(assign(shared, AssignmentKey { pool, user }, host, undo).await)
+        }
+        BrokerRequest::Assignments => assignments(shared).await,
         BrokerRequest::Common(request) => answer_common(shared, request).await,
     };
     answered.unwrap_or_else(|error| {
@@ -89,6 +96,43 @@ async fn drain(shared: &Shared, host: HostId, draining: bool) -> Result<AdminRes
     Ok(AdminResponse::Done)
 }
 
+async fn drain_label(
+    shared: &Shared,
+    label: Label,
+    draining: bool,
+) -> Result<AdminResponse, StoreError> {
+    shared.store.set_label_drained(label.clone(), draining, UnixMillis::now()).await?;
+    let (done, is_done) = oneshot::channel();
+    shared.core.send(Command::DrainLabel { label, draining, done }).await;
+    let _stopping = is_done.await;
+    Ok(AdminResponse::Done)
+}
+
+async fn assign(shared: &Shared, key: AssignmentKey, host: HostId, undo: bool) -> AdminResponse {
+    let length = key.user.chars().count();
+    if length == 0 || length > USER_CHARS_MAX || key.user.chars().any(char::is_control) {
+        let problem = format!("a user name has 1 to {USER_CHARS_MAX} characters that can be seen");
+        return AdminResponse::Invalid { problem };
+    }
+    let (done, is_done) = oneshot::channel();
+    shared.core.send(Command::Assign { key, host, undo, done }).await;
+    match is_done.await {
+        Ok(Ok(())) => AdminResponse::Done,
+        Ok(Err(problem)) => AdminResponse::Invalid { problem },
+        Err(_stopping) => AdminResponse::Refused { refusal: Code::BrokerUnreachable.into() },
+    }
+}
+
+async fn assignments(shared: &Shared) -> Result<AdminResponse, StoreError> {
+    let stored = shared.store.assignments().await?;
+    let views = stored.into_iter().map(|(AssignmentKey { pool, user }, host)| AssignmentView {
+        pool,
+        user,
+        host,
+    });
+    Ok(AdminResponse::Assignments { assignments: views.collect() })
+}
+
 async fn revoke(
     shared: &Shared,
     role: MachineRole,
@@ -104,7 +148,7 @@ async fn revoke(
     } else if shared.store.revoke(role, name.clone(), now).await? {
         tracing::warn!(role = role.as_str(), %name, "Revoked a machine");
         let why = Refusal::with_detail(Code::MachineUnknown, "revoked");
-        shared.core.send(Command::Expel { role, name, why }).await;
+        shared.core.send(Command::Expel { role, name, for_good: true, why }).await;
         return Ok(AdminResponse::Done);
     }
     let state = if undo { "revoked" } else { "enrolled" };

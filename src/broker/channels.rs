@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::ca::machine_identity;
 use super::http::Refused;
-use super::orchestrate::{ChannelNumber, Command};
+use super::orchestrate::{ChannelNumber, Command, HostHello};
 use super::store::Machine;
 use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
@@ -35,6 +35,8 @@ const JUDGING_MAX: usize = 256;
 /// Sessions that one gateway may say it relays.
 const LIVE_SESSIONS_MAX: usize = 1_000_000;
 const SOFTWARE_CHARS_MAX: usize = 64;
+/// Of one session host.
+const LABELS_MAX: usize = 32;
 /// A gateway's URL.
 const URL_BYTES_MAX: usize = 300;
 
@@ -107,16 +109,16 @@ async fn run_agent(
 ) {
     let (outbox, mut inbound, channel, pump) = start_pump(&shared, socket);
     match first(&shared, &mut inbound).await {
-        Some(AgentToBroker::Hello { version, software, live, capacity }) => {
+        Some(AgentToBroker::Hello { version, software, live, capacity, mut labels, checks }) => {
             if let Some(outbox) = accept_version::<BrokerToAgent>(outbox, version) {
                 tracing::info!(%host, software = named(&software), "A session host said hello");
+                labels.truncate(LABELS_MAX);
                 let hello = Command::AgentConnected {
                     host: host.clone(),
                     pool,
                     channel,
                     outbox: outbox.clone(),
-                    capacity,
-                    live,
+                    hello: HostHello { capacity, live, labels, checks },
                 };
                 shared.core.send(hello).await;
                 close_if_expelled(&shared, &machine, &outbox).await;

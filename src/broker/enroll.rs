@@ -136,8 +136,11 @@ async fn enrol(
         .map_err(refusal)?;
     // Whoever holds the older key is somebody else from now on.
     let why = Refusal::with_detail(Code::MachineUnknown, "enrolled again, with another key");
-    let expel = Command::Expel { role: request.role, name: request.name.clone(), why };
-    shared.core.send(expel).await;
+    let (role, name) = (request.role, request.name.clone());
+    shared.core.send(Command::Expel { role, name, for_good: false, why }).await;
+    if let (Some(pool), Ok(host)) = (pool.clone(), request.name.parse()) {
+        shared.core.send(Command::HostEnrolled { host, pool }).await;
+    }
     let ca_pem = shared.authority.pem().to_owned();
     Ok(EnrolResponse {
         name: request.name.clone(),

@@ -14,6 +14,7 @@ pub mod http;
 pub mod identity;
 pub mod orchestrate;
 pub mod place;
+mod start_command;
 pub mod store;
 pub mod token;
 
@@ -121,9 +122,11 @@ impl Broker {
             teller: teller.clone(),
             hosts: enrolled_hosts(&store).await?,
             drained: store.drained().await?,
+            drained_labels: store.drained_labels().await?,
+            assignments: store.assignments().await?,
         };
         let shared = Arc::new(Shared {
-            core: orchestrate::start(&config, start),
+            core: orchestrate::start(&config, start, store.clone()),
             config,
             address,
             started_at: now,

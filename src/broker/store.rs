@@ -4,6 +4,8 @@
 //! cut. Calls block on the disk, so they run on tokio's blocking threads, one
 //! at a time: enrolments and drains are rare.
 
+mod pools;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,8 +18,11 @@ use crate::wire::enroll::MachineRole;
 
 /// Each entry lifts the schema by one version. Never change one that was
 /// released: add another.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_server_names.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_server_names.sql"),
+    include_str!("migrations/0003_pools.sql"),
+];
 
 /// How long a statement waits for another process (a backup) to let go.
 const BUSY_TIMEOUT_MS: u64 = 5_000;

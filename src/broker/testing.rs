@@ -236,6 +236,8 @@ impl World {
             software: "fake".into(),
             live: live.to_vec(),
             capacity: 0,
+            labels: vec!["rack-1".parse().unwrap()],
+            checks: vec![],
         });
         assert!(matches!(agent.next().await, BrokerToAgent::Welcome { .. }));
         agent

@@ -3,4 +3,5 @@
 mod access;
 mod gateways;
 mod issuer;
+mod pools;
 mod sessions;

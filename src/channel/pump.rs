@@ -131,6 +131,14 @@ impl<Out> Outbox<Out> {
     }
 }
 
+#[cfg(test)]
+impl<Out> OutboxQueue<Out> {
+    /// The next message, for a test that is the socket.
+    pub(crate) fn try_next(&mut self) -> Option<Envelope<Out>> {
+        self.queue.try_recv().ok()
+    }
+}
+
 impl<Out> Clone for Outbox<Out> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone(), overflow: self.overflow.clone() }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::core::ids::{HostId, SessionId};
+use crate::core::ids::{HostId, Label, PoolId, SessionId};
 use crate::wire::admin::{AdminRequest, AdminResponse, BrokerRequest, LINE_LENGTH_MAX};
 use crate::wire::enroll::MachineRole;
 
@@ -65,13 +65,32 @@ pub enum Ask {
         #[arg(long)]
         undo: bool,
     },
-    /// Take no new users on a session host
+    /// Take no new users on a session host, or on all that carry a label
     Drain {
-        host: HostId,
+        #[arg(required_unless_present = "label")]
+        host: Option<HostId>,
+        /// Every host with this label, also those that connect later
+        #[arg(long, conflicts_with = "host")]
+        label: Option<Label>,
         /// Take new users again
         #[arg(long)]
         undo: bool,
     },
+    /// Give a user a host of a personal pool, for good
+    Assign {
+        #[arg(long)]
+        pool: PoolId,
+        /// As the identity provider calls them; see: ringway ctl sessions
+        #[arg(long)]
+        user: String,
+        #[arg(long)]
+        host: HostId,
+        /// Take it away again; a session that runs goes on
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Which hosts of personal pools are whose
+    Assignments,
 }
 
 /// # Errors
@@ -92,7 +111,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ask::Gateways => AdminRequest::Gateways,
         Ask::Sessions => AdminRequest::Sessions,
         Ask::Explain { session } => AdminRequest::Explain { session },
-        Ask::Drain { host, undo } => AdminRequest::Drain { host, undo },
+        Ask::Drain { host: Some(host), undo, .. } => AdminRequest::Drain { host, undo },
+        Ask::Drain { label, undo, .. } => {
+            let label = label.context("name a host or a --label")?;
+            return tell(socket()?, args.json, &BrokerRequest::DrainLabel { label, undo });
+        }
+        Ask::Assign { pool, user, host, undo } => {
+            let request = BrokerRequest::Assign { pool, user, host, undo };
+            return tell(socket()?, args.json, &request);
+        }
+        Ask::Assignments => return tell(socket()?, args.json, &BrokerRequest::Assignments),
     };
     tell(socket()?, args.json, &request)
 }

@@ -1,14 +1,22 @@
 //! The `[agent]` table. Only `state_dir` is required.
 
+mod health;
+
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::ConfigError;
 use crate::channel::pump::PumpRules;
+use crate::core::ids::Label;
 use crate::dial::DialLimits;
 use crate::dial::pipe::PipeLimits;
 use crate::tls::settings::TlsSettings;
+
+pub use health::HealthSettings;
+
+/// More names of one host say nothing more.
+const LABELS_MAX: usize = 32;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,8 +30,14 @@ pub struct AgentConfig {
     /// Sessions at once; a further order is refused with `host_busy`.
     #[serde(default = "default_sessions_max")]
     pub sessions_max: u32,
+    /// What operators call the set of hosts that this one belongs to: they
+    /// drain all that share a label at once.
+    #[serde(default)]
+    pub labels: Vec<Label>,
     /// PEM file with the CA of the gateways. Default: the broker's CA.
     pub gateway_ca: Option<PathBuf>,
+    #[serde(default)]
+    pub health: HealthSettings,
     #[serde(default)]
     pub tls: TlsSettings,
     #[serde(default)]
@@ -123,7 +137,9 @@ impl AgentConfig {
             state_dir,
             target: default_target(),
             sessions_max: default_sessions_max(),
+            labels: Vec::new(),
             gateway_ca: None,
+            health: HealthSettings::default(),
             tls: TlsSettings::default(),
             limits: Limits::default(),
         }
@@ -163,6 +179,16 @@ impl AgentConfig {
                 "is 0".into(),
                 "allow at least one session, or do not run an agent",
             );
+        }
+        if self.labels.len() > LABELS_MAX {
+            return fail(
+                "agent.labels",
+                format!("has {} names, more than {LABELS_MAX}", self.labels.len()),
+                "keep those that you drain by",
+            );
+        }
+        if let Some((key, problem, remedy)) = self.health.problem() {
+            return fail(key, problem, remedy);
         }
         let limits = &self.limits;
         for (key, value) in [
@@ -214,6 +240,13 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_names() {
+        let labels = parse("state_dir = '/x'\nlabels = ['rack-1', 'gpu']").labels;
+        assert_eq!(labels, ["rack-1", "gpu"].map(|label| label.parse().unwrap()));
+        assert!(toml::from_str::<AgentConfig>("state_dir = '/x'\nlabels = ['Rack 1']").is_err());
+    }
+
+    #[test]
     fn what_cannot_work_is_named() {
         for (line, key) in [
             ("target = 'host'", "agent.target"),
@@ -223,6 +256,8 @@ mod tests {
             ("limits.target_timeout_ms = 0", "agent.limits.target_timeout_ms"),
             ("limits.reconnect_cap_ms = 1", "agent.limits.reconnect_cap_ms"),
             ("limits.pipe_buffer_bytes = 1", "agent.limits.pipe_buffer_bytes"),
+            ("health.interval_ms = 0", "agent.health.interval_ms"),
+            ("health.load_per_core_max = -1.0", "agent.health.load_per_core_max"),
         ] {
             let config = parse(&format!("state_dir = '/x'\n{line}"));
             let error = config.check(Path::new("agent.toml")).unwrap_err();

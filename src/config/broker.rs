@@ -6,6 +6,7 @@
 //! the key.
 
 mod check;
+mod pool;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,10 +14,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::core::ids::{PoolId, ResourceId};
-use crate::core::placement::FillOrder;
 use crate::tls::listener::ListenerLimits;
 use crate::tls::settings::TlsSettings;
 use crate::wire::feed::ResourceKind;
+
+pub use pool::{Kind, Pool};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,21 +128,6 @@ pub struct StaticToken {
     pub token_sha256: String,
 }
 
-/// Interchangeable session hosts.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    pub name: PoolId,
-    #[serde(default)]
-    pub placement: FillOrder,
-    #[serde(default = "default_sessions_per_host_max")]
-    pub sessions_per_host_max: u32,
-}
-
-const fn default_sessions_per_host_max() -> u32 {
-    10
-}
-
 /// A desktop or application that users are given.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -213,6 +200,9 @@ pub struct Limits {
     /// Places that one user may hold for sessions that are not live yet; the
     /// oldest that no client has come for gives way to a new one.
     pub reservations_per_user_max: usize,
+    /// Start commands of all pools that run at once; further users are told to
+    /// try again.
+    pub start_commands_max: usize,
     /// How often gateways get the gateway table.
     pub gateway_table_interval_ms: u64,
     /// One request to the identity provider.
@@ -254,6 +244,7 @@ impl Default for Limits {
             orphan_grace_ms: 300_000,
             host_failure_pause_ms: 10_000,
             reservations_per_user_max: 3,
+            start_commands_max: 8,
             gateway_table_interval_ms: 1_000,
             identity_timeout_ms: 5_000,
         }

@@ -10,20 +10,26 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::local_peer;
 use super::session::{ConnectError, SessionOpener, SessionSettings};
-use crate::core::codes::Refusal;
+use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::dial::pipe::{PipeLimits, pipe};
+use crate::dial::relay::RelayLeg;
 use crate::dial::tcp;
 use crate::observe::timeline::Timeline;
+use crate::wire::arm::RingwayDetails;
 
 /// After an accept that failed for want of descriptors: time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Sessions that are told to end may take this long over it.
 const ENDING: Duration = Duration::from_secs(3);
+/// Between two tries while a session host starts, whatever the broker says.
+const RETRY_MS_MIN: u64 = 250;
+const RETRY_MS_MAX: u64 = 30_000;
+const RETRY_MS_DEFAULT: u64 = 5_000;
 
 /// Who wants to know what becomes of local connections.
 pub type OnEvent = Arc<dyn Fn(&ConnectorEvent) + Send + Sync>;
@@ -42,6 +48,9 @@ pub struct ConnectorSettings {
     pub allow_other_users: bool,
     /// Further local connections wait until a session ends.
     pub sessions_max: usize,
+    /// How long a local client may wait for a session host that is being
+    /// started.
+    pub start_wait_ms: u64,
     pub pipe: PipeLimits,
     /// Told about every session. Called from the middle of the work: it must
     /// not block.
@@ -58,6 +67,7 @@ impl ConnectorSettings {
             allow_remote: false,
             allow_other_users: false,
             sessions_max: 64,
+            start_wait_ms: 300_000,
             pipe: PipeLimits::default(),
             on_event: None,
         }
@@ -81,6 +91,11 @@ pub enum ConnectorEvent {
         session: SessionId,
         gateway: GatewayId,
         host: HostId,
+    },
+    /// The session host is being started: it is asked for again by itself.
+    Waiting {
+        refusal: Refusal,
+        retry_in_ms: u64,
     },
     /// Gateway or broker said no.
     Refused {
@@ -143,6 +158,7 @@ impl Connector {
         let (stop, stopping) = watch::channel(false);
         let offer = Arc::new(Offer {
             opener,
+            start_wait: Duration::from_millis(settings.start_wait_ms),
             pipe: settings.pipe,
             on_event: settings.on_event,
             // Whoever may come from elsewhere may come from here.
@@ -174,6 +190,7 @@ impl Drop for Connector {
 /// What every local connection needs.
 struct Offer {
     opener: SessionOpener,
+    start_wait: Duration,
     pipe: PipeLimits,
     on_event: Option<OnEvent>,
     own_user_only: bool,
@@ -222,7 +239,7 @@ impl Offer {
             tracing::debug!(%error, "Cannot tune a local connection");
         }
         let opened = tokio::select! {
-            opened = self.opener.open() => opened,
+            opened = self.open() => opened,
             () = self.stopped() => return,
         };
         let (leg, details) = match opened {
@@ -261,6 +278,32 @@ impl Offer {
             bytes_down: report.bytes_b_to_a,
             clean: report.is_clean(),
         });
+    }
+
+    /// Opens a session. While its host is being started the broker refuses; it
+    /// is asked again, for as long as that may take.
+    async fn open(&self) -> Result<(RelayLeg, RingwayDetails), ConnectError> {
+        let give_up_at = Instant::now() + self.start_wait;
+        loop {
+            let error = match self.opener.open().await {
+                Ok(opened) => return Ok(opened),
+                Err(error) => error,
+            };
+            let Some(refusal) = error.refusal().filter(|r| r.code == Code::HostStarting) else {
+                return Err(error);
+            };
+            let retry_in_ms = refusal
+                .retry_after_ms
+                .unwrap_or(RETRY_MS_DEFAULT)
+                .clamp(RETRY_MS_MIN, RETRY_MS_MAX);
+            let retry_at = Instant::now() + Duration::from_millis(retry_in_ms);
+            if retry_at > give_up_at {
+                return Err(error);
+            }
+            tracing::info!(step = 9, retry_in_ms, "The session host is being started");
+            self.report(&ConnectorEvent::Waiting { refusal: refusal.clone(), retry_in_ms });
+            sleep_until(retry_at).await;
+        }
     }
 
     fn report(&self, event: &ConnectorEvent) {

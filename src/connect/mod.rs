@@ -65,6 +65,9 @@ pub struct Args {
     /// Sessions at once; further clients wait
     #[arg(long, value_name = "N", default_value_t = 64)]
     sessions_max: usize,
+    /// How long to wait for a session host that is being started
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    start_wait: u64,
     /// Print one JSON object per event
     #[arg(long)]
     json: bool,
@@ -89,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         allow_remote: args.allow_remote,
         allow_other_users: args.allow_other_users,
         sessions_max: if args.once { 1 } else { args.sessions_max },
+        start_wait_ms: args.start_wait.saturating_mul(1_000),
         on_event: Some(Arc::new(move |event| {
             let _printer_is_gone = heard.send(event.clone());
         })),
@@ -131,7 +135,10 @@ async fn offer(
             Some(event) = events.recv() => {
                 print(&event, args.json);
                 note(&event, &mut sessions, &mut refused);
-                let over = !matches!(event, ConnectorEvent::Started { .. });
+                let over = !matches!(
+                    event,
+                    ConnectorEvent::Started { .. } | ConnectorEvent::Waiting { .. }
+                );
                 if args.once && args.exec.is_none() && over {
                     break if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS };
                 }
@@ -151,7 +158,7 @@ fn note(event: &ConnectorEvent, sessions: &mut u32, refused: &mut bool) {
     match event {
         ConnectorEvent::Started { .. } => *sessions = sessions.saturating_add(1),
         ConnectorEvent::Refused { .. } | ConnectorEvent::Failed { .. } => *refused = true,
-        ConnectorEvent::Ended { .. } => {}
+        ConnectorEvent::Waiting { .. } | ConnectorEvent::Ended { .. } => {}
     }
 }
 
@@ -166,6 +173,10 @@ fn print(event: &ConnectorEvent, as_json: bool) {
     match event {
         ConnectorEvent::Started { session, gateway, host } => {
             println!("Session {session}: {host} through {gateway}");
+        }
+        ConnectorEvent::Waiting { retry_in_ms, .. } => {
+            let seconds = retry_in_ms.div_ceil(1_000);
+            println!("The session host is being started; trying again in {seconds} s");
         }
         ConnectorEvent::Refused { refusal, advice } => {
             println!("No session: {} ({})", refusal.code, refusal.code.facts().number);

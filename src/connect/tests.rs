@@ -1,10 +1,12 @@
 //! The connector against a fake gateway: many clients, refusals, trust.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
 use super::*;
 use crate::connect::trust::RdpTrustError;
@@ -19,54 +21,66 @@ const SESSION: SessionId = SessionId([5; 16]);
 const TICKET: &str = "rw1.k.c.s";
 
 /// An entry gateway that sends everyone with the token "alice" to itself, and
-/// a host behind it that echoes.
+/// a host behind it that echoes. The host of "carol" is being started until she
+/// asks for the third time, that of "dave" for ever.
 async fn gateway(ca: &TestCa) -> TestServer {
-    TestServer::start(ca.server(), |mut stream| async move {
-        let head = read_head(&mut stream).await;
-        let answer = if head.starts_with("GET /relay/client HTTP/1.1\r\n") {
-            assert!(head.contains(&format!("\r\nRingway-Ticket: {TICKET}\r\n")), "{head}");
-            let switched = b"HTTP/1.1 101 x\r\nUpgrade: ringway-relay\r\n\r\n";
-            stream.write_all(switched).await.unwrap();
-            let (mut read, mut write) = tokio::io::split(stream);
-            let _until_the_end = tokio::io::copy(&mut read, &mut write).await;
-            let _best_effort = write.shutdown().await;
-            return;
-        } else if head.starts_with("GET /api/gateways HTTP/1.1\r\n") {
-            // One of before clients measured.
-            (404, serde_json::to_string(&Refusal::new(Code::NotFound)).unwrap())
-        } else {
-            let head = head.to_ascii_lowercase();
-            assert!(head.starts_with("post /api/arm/v2/connections http/1.1\r\n"), "{head}");
-            let header = |name: &str| head.lines().find_map(|l| l.strip_prefix(name)).unwrap();
-            let mut body = vec![0; header("content-length: ").parse().unwrap()];
-            stream.read_exact(&mut body).await.unwrap();
-            let request: ConnectionRequest = serde_json::from_slice(&body).unwrap();
-            assert_eq!(request.application, "||desk");
-            assert_eq!(request.load_balance_info, "mth://ws/desk");
-            if header("authorization: ") == "bearer alice" {
-                let response = ConnectionResponse {
-                    gateway_location: format!("https://{}/relay/client", header("host: ")),
-                    redirected_server_name: "host-1".into(),
-                    ringway: RingwayDetails {
-                        session: SESSION,
-                        gateway: "gw-1".parse().unwrap(),
-                        host: "host-1".parse().unwrap(),
-                        ticket: TICKET.into(),
-                        explain: Default::default(),
-                    },
-                };
-                (200, serde_json::to_string(&response).unwrap())
-            } else {
-                (401, serde_json::to_string(&Refusal::new(Code::TokenExpired)).unwrap())
-            }
+    let asked = Arc::new(AtomicU32::new(0));
+    TestServer::start(ca.server(), move |stream| answer(stream, Arc::clone(&asked))).await
+}
+
+async fn answer(mut stream: TlsStream<TcpStream>, asked: Arc<AtomicU32>) {
+    let head = read_head(&mut stream).await;
+    let answer = if head.starts_with("GET /relay/client HTTP/1.1\r\n") {
+        assert!(head.contains(&format!("\r\nRingway-Ticket: {TICKET}\r\n")), "{head}");
+        let switched = b"HTTP/1.1 101 x\r\nUpgrade: ringway-relay\r\n\r\n";
+        stream.write_all(switched).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(stream);
+        let _until_the_end = tokio::io::copy(&mut read, &mut write).await;
+        let _best_effort = write.shutdown().await;
+        return;
+    } else if head.starts_with("GET /api/gateways HTTP/1.1\r\n") {
+        // One of before clients measured.
+        (404, serde_json::to_string(&Refusal::new(Code::NotFound)).unwrap())
+    } else {
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("post /api/arm/v2/connections http/1.1\r\n"), "{head}");
+        let header = |name: &str| head.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+        let mut body = vec![0; header("content-length: ").parse().unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        let request: ConnectionRequest = serde_json::from_slice(&body).unwrap();
+        assert_eq!(request.application, "||desk");
+        assert_eq!(request.load_balance_info, "mth://ws/desk");
+        let bearer = header("authorization: ");
+        let starting = match bearer {
+            "bearer carol" => asked.fetch_add(1, Relaxed) < 2,
+            _ => bearer == "bearer dave",
         };
-        let (status, body) = answer;
-        let length = body.len();
-        let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n\r\n{body}");
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
-    })
-    .await
+        if starting {
+            let refusal = Refusal::new(Code::HostStarting);
+            let refusal = Refusal { retry_after_ms: Some(1), ..refusal };
+            (503, serde_json::to_string(&refusal).unwrap())
+        } else if ["bearer alice", "bearer carol"].contains(&bearer) {
+            let response = ConnectionResponse {
+                gateway_location: format!("https://{}/relay/client", header("host: ")),
+                redirected_server_name: "host-1".into(),
+                ringway: RingwayDetails {
+                    session: SESSION,
+                    gateway: "gw-1".parse().unwrap(),
+                    host: "host-1".parse().unwrap(),
+                    ticket: TICKET.into(),
+                    explain: Default::default(),
+                },
+            };
+            (200, serde_json::to_string(&response).unwrap())
+        } else {
+            (401, serde_json::to_string(&Refusal::new(Code::TokenExpired)).unwrap())
+        }
+    };
+    let (status, body) = answer;
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
 }
 
 fn rdp_file(gateway: &TestServer) -> RdpFile {
@@ -155,6 +169,51 @@ async fn a_refusal_closes_the_local_connection_and_names_the_code() {
     let event = events.recv().await.unwrap();
     let ConnectorEvent::Refused { refusal, .. } = event else { panic!("{event:?}") };
     assert_eq!(refusal.code, Code::TokenExpired);
+}
+
+/// A client's first word is answered, or the events say why not.
+async fn first_word(settings: ConnectorSettings) -> (bool, Vec<ConnectorEvent>) {
+    let (heard, mut events) = mpsc::unbounded_channel();
+    let settings = ConnectorSettings {
+        on_event: Some(Arc::new(move |event| heard.send(event.clone()).unwrap())),
+        ..settings
+    };
+    let connector = Connector::start(settings, None).await.unwrap();
+    let mut client = TcpStream::connect(connector.local_addr()).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    let echoed = client.read(&mut [0]).await.is_ok_and(|length| length == 1);
+    connector.shutdown().await;
+    (echoed, std::iter::from_fn(|| events.try_recv().ok()).collect())
+}
+
+#[tokio::test]
+async fn a_host_that_is_being_started_is_asked_for_again_until_it_is_there() {
+    let ca = TestCa::new();
+    let gateway = gateway(&ca).await;
+    let settings = ConnectorSettings::new(settings(&ca, &gateway, "carol"));
+    let (echoed, events) = first_word(settings).await;
+    let waits = |event: &ConnectorEvent| match event {
+        ConnectorEvent::Waiting { refusal, retry_in_ms } => {
+            refusal.code == Code::HostStarting && *retry_in_ms == 250
+        }
+        _ => false,
+    };
+    assert!(echoed && waits(&events[0]) && waits(&events[1]), "{events:?}");
+    assert!(matches!(events[2], ConnectorEvent::Started { .. }), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_start_is_given_up_after_the_wait() {
+    let ca = TestCa::new();
+    let gateway = gateway(&ca).await;
+    let settings = ConnectorSettings {
+        start_wait_ms: 600,
+        ..ConnectorSettings::new(settings(&ca, &gateway, "dave"))
+    };
+    let (echoed, events) = first_word(settings).await;
+    assert!(!echoed);
+    let Some(ConnectorEvent::Refused { refusal, .. }) = events.last() else { panic!("{events:?}") };
+    assert_eq!(refusal.code, Code::HostStarting);
 }
 
 #[tokio::test]

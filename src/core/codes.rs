@@ -128,6 +128,11 @@ codes! {
     ReservationExpired 4006 "reservation_expired" Client 8 Now 410 "The place that was reserved is no longer held; start again from the .rdp file.";
     BrokerOverloaded 4007 "broker_overloaded" Broker 8 Later 503 "The broker has too much to do; try again in a moment.";
     TooManyPlaces 4008 "too_many_places" Client 8 Later 429 "You are opening as many sessions at once as you may; wait until one is open and try again.";
+    HostUnhealthy 4009 "host_unhealthy" Host 9 Later 503 "No session host is fit to take anybody; try again later or tell the operator.";
+    HostStarting 4010 "host_starting" Host 9 Later 503 "A session host is being started for you; try again in a moment.";
+    NoHostAssigned 4011 "no_host_assigned" Client 9 Never 403 "No machine of your own is assigned to you yet; ask the operator.";
+    NoFreeHost 4012 "no_free_host" Host 9 Later 503 "Every machine here belongs to somebody already; tell the operator.";
+    AssignedHostAway 4013 "assigned_host_away" Host 9 Later 503 "Your own machine is not connected; switch it on or tell the operator.";
     EnrolTokenInvalid 4101 "enrol_token_invalid" Client 0 Never 403 "The enrolment token is not known; create one with ringway token create.";
     EnrolTokenExpired 4102 "enrol_token_expired" Client 0 Never 403 "The enrolment token has expired; create another with ringway token create.";
     EnrolTokenUsedUp 4103 "enrol_token_used_up" Client 0 Never 403 "The enrolment token was used as often as it may; create another with ringway token create.";

@@ -80,6 +80,8 @@ names! {
     GatewayId,
     /// A session host, as enrolled.
     HostId,
+    /// What operators call a set of session hosts: a rack, an image, a site.
+    Label,
     /// A pool of interchangeable session hosts.
     PoolId,
     /// A desktop or application that users are given.

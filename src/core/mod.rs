@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod codes;
+pub mod health;
 pub mod heartbeat;
 pub mod ids;
 pub mod pairing;

@@ -14,14 +14,25 @@
 //! ```
 
 mod choice;
+mod draining;
+mod invariants;
 mod machines;
+mod personal;
+mod starting;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::codes::Code;
-use super::ids::{GatewayId, HostId, PoolId, SessionId};
+use super::health::Fitness;
+use super::ids::{GatewayId, HostId, Label, PoolId, SessionId};
+use draining::Drains;
+use personal::Assignments;
+use starting::Starting;
+
+pub use personal::{AssignError, Assigning, AssignmentKey, AssignmentRule};
+pub use starting::Start;
 
 /// In which order the hosts of a pool are filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,11 +45,23 @@ pub enum FillOrder {
     DepthFirst,
 }
 
+/// Whose the hosts of a pool are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Anybody's: a user gets whichever has room.
+    Pooled(FillOrder),
+    /// One user's each, for ever.
+    Personal(AssignmentRule),
+}
+
 /// What the operator declared about a pool.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolRules {
-    pub fill_order: FillOrder,
+    pub kind: PoolKind,
     pub sessions_per_host_max: u32,
+    /// How long a host that is being started may take to connect. `None` when
+    /// hosts of this pool cannot be started from here.
+    pub start_patience_ms: Option<u64>,
 }
 
 /// How long a place is held for whom.
@@ -99,7 +122,14 @@ pub struct Freed {
 pub struct Host {
     pub pool: PoolId,
     pub connected: bool,
+    /// It was enrolled once and may not come back.
+    pub revoked: bool,
+    /// It takes nobody new: it is drained itself, or a label of its is.
     pub draining: bool,
+    /// As its agent declared them.
+    pub labels: Vec<Label>,
+    /// What its agent's checks say.
+    pub fitness: Fitness,
     /// The host's own limit, from its hello; zero when it names none.
     pub capacity: u32,
     pub sessions: u32,
@@ -125,8 +155,13 @@ pub struct HostTable {
     rules: HoldRules,
     pools: BTreeMap<PoolId, PoolRules>,
     hosts: BTreeMap<HostId, Host>,
-    slots: HashMap<SessionId, Slot>,
+    /// In an order that does not change from run to run: a simulation must be
+    /// repeatable.
+    slots: BTreeMap<SessionId, Slot>,
     gateways_connected: BTreeSet<GatewayId>,
+    drains: Drains,
+    assignments: Assignments,
+    starting: BTreeMap<HostId, Starting>,
 }
 
 impl HostTable {
@@ -136,8 +171,11 @@ impl HostTable {
             rules,
             pools,
             hosts: BTreeMap::new(),
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             gateways_connected: BTreeSet::new(),
+            drains: Drains::default(),
+            assignments: Assignments::default(),
+            starting: BTreeMap::new(),
         }
     }
 
@@ -147,11 +185,18 @@ impl HostTable {
     /// that drains: it is the desktop they left. A host that failed an order a
     /// moment ago is passed over, or it would swallow its pool: an empty host
     /// is the first choice every time. When there is no other, the one whose
-    /// pause ends first is tried rather than nobody.
+    /// pause ends first is tried rather than nobody. A host whose fatal check
+    /// fails gets nobody new; one with a lesser ailment is passed over while
+    /// others have room.
+    ///
+    /// In a personal pool the host is the user's own; see
+    /// [`assign`](Self::assign).
     ///
     /// # Errors
     /// [`Code::NoHostAvailable`] when none is connected, [`Code::HostDraining`]
-    /// when all that are connected drain or stop, else [`Code::PoolFull`].
+    /// when all that are connected drain or stop, [`Code::HostUnhealthy`] when
+    /// none of those that do not is fit, else [`Code::PoolFull`]. In a personal
+    /// pool also [`Code::NoHostAssigned`] and [`Code::AssignedHostAway`].
     pub fn reserve(&mut self, wish: &Wish, now: u64) -> Result<HostId, Code> {
         if self.slots.contains_key(&wish.session) {
             return Err(Code::RequestMalformed);
@@ -304,32 +349,9 @@ impl HostTable {
         self.pools.get(&host.pool).map_or(0, |rules| limit(host, *rules))
     }
 
-    /// Says what is wrong with the table. Tests ask after every step.
-    ///
-    /// # Errors
-    /// The first contradiction found.
-    pub fn check_invariants(&self) -> Result<(), String> {
-        for (name, host) in &self.hosts {
-            let here = || self.slots.values().filter(|slot| slot.host.as_ref() == Some(name));
-            let counted = here().count();
-            if counted != host.sessions as usize {
-                return Err(format!("{name} counts {}, has {counted}", host.sessions));
-            }
-            let placed = here().filter(|slot| !slot.adopted).count();
-            let limit = self.pools.get(&host.pool).map_or(0, |rules| rules.sessions_per_host_max);
-            if placed > limit as usize {
-                return Err(format!("{name} was given {placed} sessions, its limit is {limit}"));
-            }
-        }
-        for (session, slot) in &self.slots {
-            if slot.host.as_ref().is_some_and(|host| !self.hosts.contains_key(host)) {
-                return Err(format!("{session} sits on an unknown host"));
-            }
-            if slot.deadline.is_none() && !self.vouched(slot) {
-                return Err(format!("{session} would be held for ever: {slot:?}"));
-            }
-        }
-        Ok(())
+    #[must_use]
+    pub fn host(&self, name: &HostId) -> Option<&Host> {
+        self.hosts.get(name)
     }
 
     fn free_where(&mut self, code: Code, applies: impl Fn(SessionId, &Slot) -> bool) -> Vec<Freed> {

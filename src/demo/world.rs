@@ -154,6 +154,8 @@ impl World {
         let state_dir = self.enrol(name, MachineRole::Agent).await?;
         let mut config: AgentConfig =
             toml::from_str(&format!("state_dir = {:?}", state_dir.display().to_string()))?;
+        // All hosts share this machine, and its load.
+        config.health.load_per_core_max = 0.0;
         (self.settings.adjust_agent)(&mut config);
         let agent = Agent::start(&config, target, self.settings.timeline.clone())?;
         self.agents.push(agent);

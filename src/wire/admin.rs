@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Refusal;
-use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::core::health::HostCheck;
+use crate::core::ids::{GatewayId, HostId, Label, PoolId, SessionId};
 use crate::core::placement::Phase;
 use crate::core::selection::Explain;
 use crate::observe::histogram_log;
@@ -63,6 +64,23 @@ pub enum BrokerRequest {
         #[serde(default)]
         undo: bool,
     },
+    /// Take no new users on any host with this label, those included that
+    /// connect later; or take them again.
+    DrainLabel {
+        label: Label,
+        #[serde(default)]
+        undo: bool,
+    },
+    /// Give a user of a personal pool this host, or take it away again.
+    Assign {
+        pool: PoolId,
+        user: String,
+        host: HostId,
+        #[serde(default)]
+        undo: bool,
+    },
+    /// Which hosts of personal pools are whose.
+    Assignments,
     #[serde(untagged)]
     Common(AdminRequest),
 }
@@ -79,6 +97,9 @@ pub enum AdminResponse {
     },
     Sessions {
         sessions: Vec<SessionView>,
+    },
+    Assignments {
+        assignments: Vec<AssignmentView>,
     },
     Explained {
         session: SessionView,
@@ -242,6 +263,19 @@ pub struct HostView {
     pub paused: bool,
     pub sessions: u32,
     pub sessions_max: u32,
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    /// What its agent last said about it; empty for one that says nothing.
+    #[serde(default)]
+    pub checks: Vec<HostCheck>,
+}
+
+/// A host that is one user's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignmentView {
+    pub pool: PoolId,
+    pub user: String,
+    pub host: HostId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

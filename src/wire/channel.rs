@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Refusal;
-use crate::core::ids::{GatewayId, HostId, SessionId};
+use crate::core::health::HostCheck;
+use crate::core::ids::{GatewayId, HostId, Label, SessionId};
 use crate::core::secret::Secret;
 use crate::core::selection::Explain;
 use crate::core::tickets::PublishedKey;
@@ -53,6 +54,16 @@ pub enum AgentToBroker {
         software: String,
         live: Vec<SessionId>,
         capacity: u32,
+        /// What the operator calls hosts like this one.
+        #[serde(default)]
+        labels: Vec<Label>,
+        /// As in [`AgentToBroker::Health`]; empty before the first round.
+        #[serde(default)]
+        checks: Vec<HostCheck>,
+    },
+    /// How the host is: all checks, when one changed and now and then.
+    Health {
+        checks: Vec<HostCheck>,
     },
     /// Answer to [`BrokerToAgent::Order`]: the target was reached and the
     /// agent dials the gateway now.

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use ringway::channel::enroll::EnrolToken;
 use ringway::core::codes::Refusal;
 use ringway::tls::record::{Framed, MAX_RECORD_LEN, next_record};
-use ringway::wire::admin::{AdminRequest, AdminResponse};
+use ringway::wire::admin::{AdminResponse, BrokerRequest};
 use ringway::wire::arm::{ConnectionRequest, ConnectionResponse, GatewayList, RefusalBody};
 use ringway::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, Envelope, GatewayToBroker,
@@ -116,7 +116,7 @@ pub fn arm(input: &[u8]) {
 
 /// What an operator asks over the admin socket, and is answered.
 pub fn admin(input: &[u8]) {
-    survives_its_text::<AdminRequest>(input);
+    survives_its_text::<BrokerRequest>(input);
     survives_its_text::<AdminResponse>(input);
 }
 

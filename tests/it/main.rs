@@ -29,6 +29,14 @@ mod gateway_tickets;
 #[cfg(test)]
 mod histogram_dumps;
 #[cfg(test)]
+mod pools_crowd;
+#[cfg(test)]
+mod pools_health;
+#[cfg(test)]
+mod pools_personal;
+#[cfg(test)]
+mod pools_start;
+#[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
 mod real_client;

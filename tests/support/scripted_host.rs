@@ -37,6 +37,8 @@ impl ScriptedHost {
                 software: "scripted host".into(),
                 live: vec![],
                 capacity: 0,
+                labels: vec![],
+                checks: vec![],
             }]
         });
         let mut host = Self { channel, events, dialer };

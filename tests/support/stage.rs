@@ -23,6 +23,7 @@ use ringway::gateway::shared::lock;
 use ringway::tls::settings::TlsSettings;
 use ringway::wire::admin::{AdminRequest, AdminResponse, HostView, SessionView};
 use ringway::wire::arm::{ConnectionRequest, ConnectionResponse};
+use serde::Serialize;
 
 use super::legs::{Leg, request};
 use super::wait::{until, within};
@@ -188,7 +189,7 @@ impl Stage {
     }
 
     /// Asks the broker on its admin socket.
-    pub fn ask_broker(&self, request: &AdminRequest) -> AdminResponse {
+    pub fn ask_broker(&self, request: &impl Serialize) -> AdminResponse {
         ctl::ask(&self.world.broker_config.admin_socket(), request).unwrap()
     }
 

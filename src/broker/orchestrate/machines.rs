@@ -1,10 +1,9 @@
 //! Hosts and gateways come, go and report; gateways are told about each other.
 
-use tokio::time::Instant;
-
-use super::{AgentChannel, ChannelNumber, Core, GatewayChannel, TABLE_DEBOUNCE};
+use super::{AgentChannel, ChannelNumber, Core, GatewayChannel, HostHello, TABLE_DEBOUNCE_MS};
 use crate::core::codes::{Code, Refusal};
-use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
+use crate::core::health::{CHECKS_MAX, Fitness, HostCheck};
+use crate::core::ids::{GatewayId, HostId, Label, PoolId, SessionId};
 use crate::core::placement::Phase;
 use crate::wire::admin::{BrokerSnapshot, GatewayView, HostView};
 use crate::wire::channel::{
@@ -21,10 +20,12 @@ impl Core {
         host: HostId,
         pool: &PoolId,
         agent: AgentChannel,
-        capacity: u32,
-        live: &[SessionId],
+        hello: HostHello,
     ) {
-        let draining = self.drained.contains(&host);
+        let HostHello { capacity, live, labels, checks } = hello;
+        let freed = self.table.host_connected(&host, pool, capacity, &live, self.now_ms);
+        self.table.set_labels(&host, labels);
+        let draining = self.table.host(&host).is_some_and(|known| known.draining);
         agent.outbox.post(BrokerToAgent::Welcome {
             version: VERSION,
             host: host.clone(),
@@ -33,10 +34,24 @@ impl Core {
         if let Some(older) = self.agents.insert(host.clone(), agent) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
-        let freed = self.table.host_connected(&host, pool, capacity, live, self.now());
-        self.table.set_draining(&host, draining);
         tracing::info!(%host, %pool, live = live.len(), draining, "A session host is here");
+        self.host_checked(&host, checks);
         self.settle(freed);
+    }
+
+    /// What a host's agent found out about it.
+    pub(super) fn host_checked(&mut self, host: &HostId, checks: Vec<HostCheck>) {
+        let Some(agent) = self.agents.get_mut(host) else { return };
+        let checks: Vec<_> = checks.into_iter().take(CHECKS_MAX).map(HostCheck::curbed).collect();
+        let (before, now) = (Fitness::of(&agent.checks), Fitness::of(&checks));
+        if before != now {
+            let failing = checks.iter().filter(|check| !check.ok);
+            let failing: Vec<_> =
+                failing.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+            tracing::info!(%host, fitness = ?now, ?failing, "A session host's health changed");
+        }
+        agent.checks = checks;
+        self.table.set_fitness(host, now);
     }
 
     pub(super) fn agent_lost(&mut self, host: &HostId, channel: ChannelNumber) {
@@ -44,7 +59,7 @@ impl Core {
             return; // a newer channel has replaced it
         }
         self.agents.remove(host);
-        let freed = self.table.host_disconnected(host, self.now());
+        let freed = self.table.host_disconnected(host, self.now_ms);
         tracing::warn!(%host, orders_lost = freed.len(), "A session host's channel is lost");
         self.settle(freed);
     }
@@ -67,7 +82,7 @@ impl Core {
         }
         // Requests of the older channel have nobody left who waits for them.
         self.orders.retain(|_, order| order.gateway != gateway);
-        let freed = self.table.gateway_connected(&gateway, live, self.now());
+        let freed = self.table.gateway_connected(&gateway, live, self.now_ms);
         self.settle(freed);
         self.broadcast_gateways_soon();
     }
@@ -77,7 +92,7 @@ impl Core {
             return;
         }
         self.gateways.remove(gateway);
-        self.table.gateway_disconnected(gateway, self.now());
+        self.table.gateway_disconnected(gateway, self.now_ms);
         tracing::warn!(%gateway, "A gateway's channel is lost; its sessions stay counted");
         self.broadcast_gateways_soon();
     }
@@ -97,7 +112,7 @@ impl Core {
                 known.waiting = waiting;
                 known.draining = draining;
                 known.in_flight = on_the_way;
-                known.reported_at = Instant::now();
+                known.reported_at_ms = self.now_ms;
                 if changed {
                     self.broadcast_gateways_soon();
                 }
@@ -136,18 +151,21 @@ impl Core {
     pub(super) fn drain(&mut self, host: HostId, draining: bool) {
         tracing::info!(%host, draining, "Changed whether a host takes new users");
         self.table.set_draining(&host, draining);
-        if draining {
-            self.drained.insert(host);
-        } else {
-            self.drained.remove(&host);
-        }
+    }
+
+    pub(super) fn drain_label(&mut self, label: &Label, draining: bool) {
+        tracing::info!(%label, draining, "Changed whether hosts with a label take new users");
+        self.table.set_label_draining(label, draining);
     }
 
     /// The machine is gone at once, whether it hears of it or not.
-    pub(super) fn expel(&mut self, role: MachineRole, name: &str, why: Refusal) {
+    pub(super) fn expel(&mut self, role: MachineRole, name: &str, for_good: bool, why: Refusal) {
         match role {
             MachineRole::Agent => {
                 let Ok(host) = name.parse() else { return };
+                if for_good {
+                    self.table.host_revoked(&host);
+                }
                 let Some(agent) = self.agents.get(&host) else { return };
                 agent.outbox.close(why);
                 self.agent_lost(&host, agent.channel);
@@ -162,12 +180,11 @@ impl Core {
     }
 
     pub(super) fn broadcast_gateways_soon(&mut self) {
-        self.table_due = self.table_due.min(Instant::now() + TABLE_DEBOUNCE);
+        self.table_due_ms = self.table_due_ms.min(self.now_ms + TABLE_DEBOUNCE_MS);
     }
 
     pub(super) fn broadcast_gateways(&mut self) {
-        let interval = std::time::Duration::from_millis(self.limits.gateway_table_interval_ms);
-        self.table_due = Instant::now() + interval;
+        self.table_due_ms = self.now_ms + self.limits.gateway_table_interval_ms;
         let gateways: Vec<_> = self
             .gateways
             .iter()
@@ -178,7 +195,7 @@ impl Core {
                 in_flight: known.in_flight,
                 capacity: known.capacity,
                 draining: known.draining,
-                age_ms: age_ms(known),
+                age_ms: self.age_ms(known),
             })
             .collect();
         let ticket_keys = vec![self.signer.published()];
@@ -191,15 +208,16 @@ impl Core {
     }
 
     pub(super) fn snapshot(&self) -> BrokerSnapshot {
-        let now = self.now();
         let hosts = self.table.hosts().map(|(name, host)| HostView {
             host: name.clone(),
             pool: host.pool.clone(),
             connected: host.connected,
             draining: host.draining || host.stopping,
-            paused: host.paused_until > now,
+            paused: host.paused_until > self.now_ms,
             sessions: host.sessions,
             sessions_max: self.table.limit_of(host),
+            labels: host.labels.clone(),
+            checks: self.agents.get(name).map(|agent| agent.checks.clone()).unwrap_or_default(),
         });
         let gateways = self.gateways.iter().map(|(name, known)| GatewayView {
             gateway: name.clone(),
@@ -209,7 +227,7 @@ impl Core {
             in_flight: known.in_flight,
             capacity: known.capacity,
             draining: known.draining,
-            age_ms: age_ms(known),
+            age_ms: self.age_ms(known),
         });
         let mut sessions: Vec<_> = self
             .table
@@ -220,8 +238,8 @@ impl Core {
         sessions.sort_by_key(|view| (view.placed_at, view.session));
         BrokerSnapshot { hosts: hosts.collect(), gateways: gateways.collect(), sessions }
     }
-}
 
-fn age_ms(gateway: &GatewayChannel) -> u64 {
-    u64::try_from(gateway.reported_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn age_ms(&self, gateway: &GatewayChannel) -> u64 {
+        self.now_ms.saturating_sub(gateway.reported_at_ms)
+    }
 }

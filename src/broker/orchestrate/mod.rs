@@ -2,13 +2,19 @@
 //!
 //! Everybody else sends it a [`Command`] over one bounded queue and it posts
 //! its answers to the machines' channels, which never wait. So there is no
-//! lock, and every decision sees the table as it is.
+//! lock, and every decision sees the table as it is. What takes time (the
+//! store, a command that starts a machine) is an [`Errand`]: it is run aside,
+//! and its outcome comes back like any other news.
 
 mod homes;
+mod errands;
 mod machines;
+mod pools;
 mod records;
 mod sessions;
 mod settling;
+#[cfg(test)]
+mod simulation;
 
 pub use records::HOST_ENDED;
 
@@ -17,25 +23,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use crate::broker::store::Store;
 use crate::channel::pump::Outbox;
-use crate::config::broker::{BrokerConfig, Limits};
+use crate::config::broker::{BrokerConfig, Limits, Pool};
 use crate::core::codes::{Code, Refusal};
-use crate::core::ids::{GatewayId, HostId, PoolId, ResourceId, SessionId};
-use crate::core::placement::{HoldRules, HostTable, PoolRules};
+use crate::core::health::HostCheck;
+use crate::core::ids::{GatewayId, HostId, Label, PoolId, ResourceId, SessionId};
+use crate::core::placement::{AssignmentKey, HoldRules, HostTable, Wish};
 use crate::core::selection::Explain;
 use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::Teller;
 use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker};
 use crate::wire::enroll::MachineRole;
+use errands::{Done, Errand};
+use pools::Waiter;
 use records::Records;
 
 /// How often deadlines of the table are looked at.
 const TICK: Duration = Duration::from_millis(25);
 /// Changes of the gateway table within this time travel together.
-const TABLE_DEBOUNCE: Duration = Duration::from_millis(50);
+const TABLE_DEBOUNCE_MS: u64 = 50;
 
 /// How long goodbyes may take at a stop.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,6 +68,26 @@ pub struct Judged {
     pub explain: Explain,
 }
 
+impl Judged {
+    fn wish(&self) -> Wish {
+        Wish {
+            session: self.session,
+            user: self.user.clone(),
+            pool: self.pool.clone(),
+            gateway: self.gateway.clone(),
+        }
+    }
+}
+
+/// What a session host says of itself when it comes.
+#[derive(Clone, Debug, Default)]
+pub struct HostHello {
+    pub capacity: u32,
+    pub live: Vec<SessionId>,
+    pub labels: Vec<Label>,
+    pub checks: Vec<HostCheck>,
+}
+
 /// What the owner task can be asked.
 #[derive(Debug)]
 pub enum Command {
@@ -65,8 +96,7 @@ pub enum Command {
         pool: PoolId,
         channel: ChannelNumber,
         outbox: Outbox<BrokerToAgent>,
-        capacity: u32,
-        live: Vec<SessionId>,
+        hello: HostHello,
     },
     FromAgent {
         host: HostId,
@@ -105,10 +135,30 @@ pub enum Command {
         draining: bool,
         done: oneshot::Sender<()>,
     },
+    DrainLabel {
+        label: Label,
+        draining: bool,
+        done: oneshot::Sender<()>,
+    },
+    /// The operator gives a user a host, or takes it away.
+    Assign {
+        key: AssignmentKey,
+        host: HostId,
+        undo: bool,
+        /// Once it is stored; else what speaks against it.
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    /// A session host was enrolled: it is known before it connects.
+    HostEnrolled {
+        host: HostId,
+        pool: PoolId,
+    },
     /// Close the channel of a machine that may not have one any more.
     Expel {
         role: MachineRole,
         name: String,
+        /// It was revoked: nobody expects it back.
+        for_good: bool,
         why: Refusal,
     },
     Snapshot {
@@ -153,14 +203,16 @@ pub struct Start {
     /// Enrolled session hosts, so that they are listed before they connect.
     pub hosts: Vec<(HostId, PoolId)>,
     pub drained: Vec<HostId>,
+    pub drained_labels: Vec<Label>,
+    pub assignments: Vec<(AssignmentKey, HostId)>,
 }
 
 /// Starts the owner task.
 #[must_use]
-pub fn start(config: &Arc<BrokerConfig>, start: Start) -> Handle {
+pub fn start(config: &Arc<BrokerConfig>, start: Start, store: Store) -> Handle {
     let (commands, queue) = mpsc::channel(config.limits.command_queue_max);
     let core = Core::new(config, start);
-    tokio::spawn(core.run(queue));
+    tokio::spawn(core.run(queue, store));
     Handle { commands }
 }
 
@@ -175,6 +227,8 @@ struct PendingOrder {
 struct AgentChannel {
     channel: ChannelNumber,
     outbox: Outbox<BrokerToAgent>,
+    /// What it last said about its host.
+    checks: Vec<HostCheck>,
 }
 
 #[derive(Debug)]
@@ -186,7 +240,7 @@ struct GatewayChannel {
     connections: u32,
     waiting: u32,
     draining: bool,
-    reported_at: Instant,
+    reported_at_ms: u64,
     /// Placed there and not in that report's connections.
     in_flight: u32,
 }
@@ -194,16 +248,23 @@ struct GatewayChannel {
 #[derive(Debug)]
 struct Core {
     limits: Limits,
-    epoch: Instant,
+    pools: BTreeMap<PoolId, Pool>,
+    /// The table's clock, read once for each piece of news.
+    now_ms: u64,
     table: HostTable,
     records: Records,
     agents: BTreeMap<HostId, AgentChannel>,
     gateways: BTreeMap<GatewayId, GatewayChannel>,
     orders: HashMap<SessionId, PendingOrder>,
-    drained: std::collections::BTreeSet<HostId>,
+    /// To be run aside, next.
+    errands: Vec<Errand>,
+    /// Who waits for the store to be done with a user's assignment.
+    waiters: HashMap<AssignmentKey, Vec<Waiter>>,
+    /// Hosts whose start command runs.
+    start_commands: std::collections::BTreeSet<HostId>,
     signer: TicketSigner,
     teller: Teller,
-    table_due: Instant,
+    table_due_ms: u64,
 }
 
 impl Core {
@@ -217,39 +278,50 @@ impl Core {
             failure_pause_ms: limits.host_failure_pause_ms,
             reservations_per_user_max: limits.reservations_per_user_max,
         };
-        let pools = config.pools.iter().map(|pool| {
-            let rules = PoolRules {
-                fill_order: pool.placement,
-                sessions_per_host_max: pool.sessions_per_host_max,
-            };
-            (pool.name.clone(), rules)
-        });
-        let mut table = HostTable::new(rules, pools.collect());
+        let pools: BTreeMap<_, _> =
+            config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect();
+        let pool_rules = pools.iter().map(|(name, pool)| (name.clone(), pool.rules()));
+        let mut table = HostTable::new(rules, pool_rules.collect());
         for (host, pool) in start.hosts {
             table.host_known(host, pool);
         }
         for host in &start.drained {
             table.set_draining(host, true);
         }
+        for label in &start.drained_labels {
+            table.set_label_draining(label, true);
+        }
+        for (key, host) in start.assignments {
+            table.assignment_known(key, host);
+        }
         Self {
             limits,
-            epoch: Instant::now(),
+            pools,
+            now_ms: 0,
             table,
             records: Records::default(),
             agents: BTreeMap::new(),
             gateways: BTreeMap::new(),
             orders: HashMap::new(),
-            drained: start.drained.into_iter().collect(),
+            errands: Vec::new(),
+            waiters: HashMap::new(),
+            start_commands: std::collections::BTreeSet::new(),
             signer: start.signer,
             teller: start.teller,
-            table_due: Instant::now(),
+            table_due_ms: 0,
         }
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>, store: Store) {
+        let epoch = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Ends with this task, and all errands with it.
+        let mut aside = JoinSet::new();
         loop {
+            for errand in self.errands.drain(..) {
+                aside.spawn(errand.run(store.clone()));
+            }
             tokio::select! {
                 command = queue.recv() => match command {
                     None => return,
@@ -258,23 +330,31 @@ impl Core {
                         let _nobody_waits = done.send(());
                         return;
                     }
-                    Some(command) => self.handle(command),
+                    Some(command) => {
+                        self.now_ms = ms(epoch.elapsed());
+                        self.handle(command);
+                    }
                 },
-                _ = tick.tick() => self.on_tick(),
+                Some(done) = aside.join_next() => {
+                    self.now_ms = ms(epoch.elapsed());
+                    match done {
+                        Ok(done) => self.errand_done(done),
+                        Err(error) => tracing::error!(%error, "An errand failed"),
+                    }
+                }
+                _ = tick.tick() => {
+                    self.now_ms = ms(epoch.elapsed());
+                    self.on_tick();
+                }
             }
         }
     }
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::AgentConnected { host, pool, channel, outbox, capacity, live } => {
-                self.agent_connected(
-                    host,
-                    &pool,
-                    AgentChannel { channel, outbox },
-                    capacity,
-                    &live,
-                );
+            Command::AgentConnected { host, pool, channel, outbox, hello } => {
+                let agent = AgentChannel { channel, outbox, checks: Vec::new() };
+                self.agent_connected(host, &pool, agent, hello);
             }
             Command::FromAgent { host, channel, message } => {
                 if self.agents.get(&host).is_some_and(|agent| agent.channel == channel) {
@@ -291,7 +371,7 @@ impl Core {
                     connections: u32::try_from(live.len()).unwrap_or(u32::MAX),
                     waiting: 0,
                     draining: false,
-                    reported_at: Instant::now(),
+                    reported_at_ms: self.now_ms,
                     in_flight: 0,
                 };
                 self.gateway_connected(gateway, state, &live);
@@ -304,14 +384,22 @@ impl Core {
             Command::GatewayLost { gateway, channel } => self.gateway_lost(&gateway, channel),
             Command::Place { asked_by, channel, judged } => {
                 if self.gateways.get(&asked_by).is_some_and(|known| known.channel == channel) {
-                    self.place(&asked_by, judged);
+                    self.place(&asked_by, channel, judged);
                 }
             }
             Command::Drain { host, draining, done } => {
                 self.drain(host, draining);
                 let _nobody_waits = done.send(());
             }
-            Command::Expel { role, name, why } => self.expel(role, &name, why),
+            Command::DrainLabel { label, draining, done } => {
+                self.drain_label(&label, draining);
+                let _nobody_waits = done.send(());
+            }
+            Command::Assign { key, host, undo, done } => self.assign(key, host, undo, done),
+            Command::HostEnrolled { host, pool } => self.table.host_known(host, pool),
+            Command::Expel { role, name, for_good, why } => {
+                self.expel(role, &name, for_good, why);
+            }
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());
             }
@@ -324,16 +412,11 @@ impl Core {
     }
 
     fn on_tick(&mut self) {
-        let freed = self.table.expire(self.now());
+        let freed = self.table.expire(self.now_ms);
         self.settle(freed);
-        if Instant::now() >= self.table_due {
+        if self.now_ms >= self.table_due_ms {
             self.broadcast_gateways();
         }
-    }
-
-    /// Milliseconds on the table's clock.
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn say_goodbye(&mut self) {
@@ -359,4 +442,8 @@ impl Core {
     fn tell_gateway(&self, gateway: &GatewayId, message: BrokerToGateway) -> bool {
         self.gateways.get(gateway).is_some_and(|known| known.outbox.post(message))
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

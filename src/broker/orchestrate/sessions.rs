@@ -1,11 +1,11 @@
 //! The life of one session, from its place to its end (steps 8 to 11).
 
 use super::records::HOST_ENDED;
-use super::{Core, Judged, PendingOrder};
+use super::{ChannelNumber, Core, Judged, PendingOrder};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
-use crate::core::placement::{Freed, Phase, Wish};
+use crate::core::placement::{Freed, Phase};
 use crate::core::secret::Secret;
 use crate::core::tickets::{Claims, LIFETIME_MS_MAX, Role};
 use crate::wire::channel::{
@@ -13,41 +13,41 @@ use crate::wire::channel::{
 };
 
 impl Core {
-    /// Steps 7 and 9, first half: a place on a host and the client's ticket.
-    pub(super) fn place(&mut self, asked_by: &GatewayId, judged: Judged) {
+    /// Steps 7 and 9, first half: a place on a host and the client's ticket. A
+    /// user of a personal pool may have to wait for a host of their own.
+    pub(super) fn place(&mut self, asked_by: &GatewayId, channel: ChannelNumber, judged: Judged) {
+        let Some(judged) = self.see_to_own_host(asked_by, channel, judged) else { return };
         let (request, session) = (judged.request, judged.session);
-        let answer = match self.reserve(judged) {
+        match self.reserve(judged) {
             Ok(placement) => {
                 tracing::info!(step = 9, %session, host = %placement.host, %asked_by, "Reserved a place");
                 self.teller.tell(9, Some(session), format!("reserved {}", placement.host));
-                BrokerToGateway::Placed { request, placement }
+                self.tell_gateway(asked_by, BrokerToGateway::Placed { request, placement });
             }
-            Err(refusal) => {
-                tracing::warn!(step = 9, %session, %refusal, "No place");
-                BrokerToGateway::PlaceRefused { request, refusal }
-            }
-        };
-        self.tell_gateway(asked_by, answer);
+            Err(refusal) => self.refuse_place(asked_by, request, session, refusal),
+        }
+    }
+
+    pub(super) fn refuse_place(
+        &self,
+        asked_by: &GatewayId,
+        request: u64,
+        session: SessionId,
+        refusal: Refusal,
+    ) {
+        tracing::warn!(step = 9, %session, %refusal, "No place");
+        self.tell_gateway(asked_by, BrokerToGateway::PlaceRefused { request, refusal });
     }
 
     fn reserve(&mut self, mut judged: Judged) -> Result<Placement, Refusal> {
         let gateway_url = self.settle_gateway(&mut judged)?;
-        let wish = Wish {
-            session: judged.session,
-            user: judged.user.clone(),
-            pool: judged.pool.clone(),
-            gateway: judged.gateway.clone(),
-        };
         let replaced = self.table.make_way(&judged.user)?;
         self.settle(replaced.into_iter().collect());
-        let host = self.table.reserve(&wish, self.now()).map_err(|code| {
-            let refusal = Refusal::with_detail(code, format!("pool {}", judged.pool));
-            if code == Code::PoolFull {
-                Refusal { retry_after_ms: Some(self.limits.reservation_ms), ..refusal }
-            } else {
-                refusal
-            }
-        })?;
+        let wish = judged.wish();
+        let host = self
+            .table
+            .reserve(&wish, self.now_ms)
+            .map_err(|code| self.without_a_host(&wish, code))?;
         let lifetime = self.limits.reservation_ms;
         let signed = self.sign(judged.session, &judged.gateway, &host, Role::Client, lifetime);
         let (client_ticket, expires_at) = match signed {
@@ -104,7 +104,7 @@ impl Core {
         request: u64,
         session: SessionId,
     ) -> Result<(), Refusal> {
-        let host = self.table.begin_order(session, gateway, self.now()).inspect_err(|code| {
+        let host = self.table.begin_order(session, gateway, self.now_ms).inspect_err(|code| {
             if matches!(code, Code::HostGone | Code::HostDraining) {
                 self.records.ended(session, code.facts().name, None);
             }
@@ -138,8 +138,9 @@ impl Core {
     pub(super) fn on_agent_message(&mut self, host: &HostId, message: AgentToBroker) {
         match message {
             AgentToBroker::Hello { .. } => {}
+            AgentToBroker::Health { checks } => self.host_checked(host, checks),
             AgentToBroker::OrderAccepted { session } => {
-                if self.table.order_accepted(session, host, self.now()) {
+                if self.table.order_accepted(session, host, self.now_ms) {
                     tracing::info!(step = 9, %session, %host, "The host accepted the order");
                     self.answer_order(session, Ok(()));
                 } else {
@@ -151,7 +152,7 @@ impl Core {
                 let refusal = refusal.curbed();
                 if self.is_at(session, host) {
                     tracing::warn!(step = 9, %session, %host, %refusal, "The host refused the order");
-                    self.table.host_failed(host, self.now());
+                    self.table.host_failed(host, self.now_ms);
                     self.give_up(session, refusal);
                 }
             }
@@ -162,7 +163,7 @@ impl Core {
                     // Otherwise the gateway turned it away, often because the
                     // client has left: no fault of the host's.
                     if refusal.code == Code::HostDialFailed {
-                        self.table.host_failed(host, self.now());
+                        self.table.host_failed(host, self.now_ms);
                     }
                     self.give_up(session, refusal);
                 }
@@ -232,7 +233,7 @@ impl Core {
         if let Some(host) = slot.host.filter(|_| on_the_way) {
             // The gateway waited for it in vain.
             if why == Code::HostDidNotArrive.facts().name {
-                self.table.host_failed(&host, self.now());
+                self.table.host_failed(&host, self.now_ms);
             }
             self.cancel_at_agent(&host, session, Code::ClientDidNotArrive);
         }

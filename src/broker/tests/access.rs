@@ -155,7 +155,14 @@ async fn a_wrong_first_message_or_version_is_answered_with_goodbye() {
             Code::RequestMalformed,
         ),
         (
-            AgentToBroker::Hello { version: 9, software: "x".into(), live: vec![], capacity: 0 },
+            AgentToBroker::Hello {
+                version: 9,
+                software: "x".into(),
+                live: vec![],
+                capacity: 0,
+                labels: vec![],
+                checks: vec![],
+            },
             Code::ProtocolVersion,
         ),
     ] {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::histograms;
 use crate::core::clock::UnixMillis;
+use crate::core::health::{Fitness, HostCheck};
 use crate::core::selection::{Explain, RttSource};
 use crate::demo::style::Style;
 use crate::wire::admin::{AdminResponse, GatewayStatusView, RingView, SessionView, WorkerView};
@@ -24,6 +25,7 @@ pub(crate) fn render(response: &AdminResponse) -> String {
         AdminResponse::Hosts { hosts } => {
             let rows = hosts.iter().map(|host| {
                 let state = match (host.connected, host.draining) {
+                    (true, false) if Fitness::of(&host.checks) == Fitness::Unfit => "unhealthy",
                     (true, false) if host.paused => "passed over",
                     (true, false) => "ready",
                     (true, true) => "draining",
@@ -31,9 +33,23 @@ pub(crate) fn render(response: &AdminResponse) -> String {
                     (false, true) => "away, draining",
                 };
                 let sessions = format!("{}/{}", host.sessions, host.sessions_max);
-                vec![host.host.to_string(), host.pool.to_string(), state.into(), sessions]
+                let labels = host.labels.iter().map(ToString::to_string).collect::<Vec<_>>();
+                vec![
+                    host.host.to_string(),
+                    host.pool.to_string(),
+                    state.into(),
+                    sessions,
+                    health(&host.checks),
+                    if labels.is_empty() { "-".into() } else { labels.join(" ") },
+                ]
             });
-            table(&["HOST", "POOL", "STATE", "SESSIONS"], rows.collect())
+            table(&["HOST", "POOL", "STATE", "SESSIONS", "HEALTH", "LABELS"], rows.collect())
+        }
+        AdminResponse::Assignments { assignments } => {
+            let rows = assignments
+                .iter()
+                .map(|one| vec![one.pool.to_string(), one.user.clone(), one.host.to_string()]);
+            table(&["POOL", "USER", "HOST"], rows.collect())
         }
         AdminResponse::Gateways { gateways } => {
             let rows = gateways.iter().map(|gateway| {
@@ -109,6 +125,20 @@ pub(crate) fn render(response: &AdminResponse) -> String {
         AdminResponse::Done => "done\n".into(),
         AdminResponse::Refused { refusal } => format!("{refusal}\n"),
         AdminResponse::Invalid { problem } => format!("{problem}\n"),
+    }
+}
+
+/// What is wrong with a host; the details of all checks are in the JSON.
+fn health(checks: &[HostCheck]) -> String {
+    let failing: Vec<_> = checks
+        .iter()
+        .filter(|check| !check.ok)
+        .map(|check| format!("{}: {}", check.name, check.detail))
+        .collect();
+    match (checks.is_empty(), failing.is_empty()) {
+        (true, _) => "-".into(),
+        (false, true) => "good".into(),
+        (false, false) => failing.join("; "),
     }
 }
 
@@ -277,13 +307,30 @@ mod tests {
             paused: false,
             sessions,
             sessions_max: 10,
+            labels: vec![],
+            checks: vec![],
         };
-        let hosts = vec![host("a", 10, true), host("longer-name", 0, false)];
+        let check = |fatal, ok| HostCheck {
+            name: "target".into(),
+            fatal,
+            ok,
+            detail: "connection refused".into(),
+        };
+        let hosts = vec![
+            HostView {
+                labels: vec!["rack-1".parse().unwrap(), "gpu".parse().unwrap()],
+                checks: vec![check(true, true)],
+                ..host("a", 10, true)
+            },
+            host("longer-name", 0, false),
+            HostView { checks: vec![check(true, false)], ..host("sick", 0, true) },
+        ];
         assert_eq!(
             render(&AdminResponse::Hosts { hosts }),
-            "HOST         POOL  STATE  SESSIONS\n\
-             a            p     ready  10/10\n\
-             longer-name  p     away   0/10\n"
+            "HOST         POOL  STATE      SESSIONS  HEALTH                      LABELS\n\
+             a            p     ready      10/10     good                        rack-1 gpu\n\
+             longer-name  p     away       0/10      -                           -\n\
+             sick         p     unhealthy  0/10      target: connection refused  -\n"
         );
         assert_eq!(render(&AdminResponse::Hosts { hosts: vec![] }), "none\n");
     }

@@ -98,12 +98,8 @@ impl BrokerConfig {
                 let problem = format!("{} is declared twice", pool.name);
                 return fail("broker.pools", problem, "give each pool its own name");
             }
-            if pool.sessions_per_host_max == 0 {
-                return fail(
-                    "broker.pools.sessions_per_host_max",
-                    format!("is 0 for pool {}", pool.name),
-                    "allow at least one session, or drain the hosts",
-                );
+            if let Some((key, problem, remedy)) = pool.problem() {
+                return fail(key, problem, remedy);
             }
         }
         let mut resources = HashSet::new();
@@ -161,6 +157,7 @@ impl BrokerConfig {
             limits.channel_queue_max as u64,
             limits.command_queue_max as u64,
             limits.reservations_per_user_max as u64,
+            limits.start_commands_max as u64,
         ];
         if none_is_zero.contains(&0) {
             return fail(

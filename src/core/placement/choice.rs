@@ -2,19 +2,34 @@
 
 use std::collections::HashSet;
 
-use super::{FillOrder, Freed, Host, HostTable, Phase, PoolRules, Wish, limit};
+use super::{FillOrder, Freed, Host, HostTable, Phase, PoolKind, PoolRules, Wish, limit};
 use crate::core::codes::Code;
+use crate::core::health::Fitness;
 use crate::core::ids::HostId;
 
 impl HostTable {
     pub(super) fn choose(&self, wish: &Wish, rules: PoolRules, now: u64) -> Result<HostId, Code> {
-        let mut here =
-            self.hosts.iter().filter(|(_, host)| host.pool == wish.pool && host.connected);
-        if here.clone().next().is_none() {
+        match rules.kind {
+            PoolKind::Pooled(fill_order) => self.choose_any(wish, rules, fill_order, now),
+            PoolKind::Personal(_) => self.choose_own(wish, rules),
+        }
+    }
+
+    fn choose_any(
+        &self,
+        wish: &Wish,
+        rules: PoolRules,
+        fill_order: FillOrder,
+        now: u64,
+    ) -> Result<HostId, Code> {
+        let here =
+            || self.hosts.iter().filter(|(_, host)| host.pool == wish.pool && host.connected);
+        if here().next().is_none() {
             return Err(Code::NoHostAvailable);
         }
         let has_room = |host: &Host| !host.stopping && host.sessions < limit(host, rules);
         let is_paused = |host: &Host| now < host.paused_until;
+        let is_unfit = |host: &Host| host.fitness == Fitness::Unfit;
         let own: HashSet<&HostId> = self
             .slots
             .values()
@@ -22,28 +37,29 @@ impl HostTable {
             .filter_map(|slot| slot.host.as_ref().map(|name| (name, slot.phase)))
             .filter(|(name, phase)| {
                 // A desktop that is live is worth a try; a mere place is not.
-                *phase == Phase::Live || !self.hosts.get(name).is_some_and(is_paused)
+                let ails = |host: &Host| is_paused(host) || is_unfit(host);
+                *phase == Phase::Live || !self.hosts.get(name).is_some_and(ails)
             })
             .map(|(name, _)| name)
             .collect();
-        if let Some((name, _)) =
-            here.clone().find(|(name, host)| own.contains(name) && has_room(host))
-        {
+        if let Some((name, _)) = here().find(|(name, host)| own.contains(name) && has_room(host)) {
             return Ok(name.clone());
         }
-        if here.all(|(_, host)| host.draining || host.stopping) {
+        let staying = || here().filter(|(_, host)| !host.draining && !host.stopping);
+        if staying().next().is_none() {
             return Err(Code::HostDraining);
         }
-        let open = self.hosts.iter().filter(|(_, host)| {
-            host.pool == wish.pool && host.connected && !host.draining && has_room(host)
-        });
+        if staying().all(|(_, host)| is_unfit(host)) {
+            return Err(Code::HostUnhealthy);
+        }
+        let open = staying().filter(|(_, host)| has_room(host) && !is_unfit(host));
         let chosen = open.min_by_key(|(name, host)| {
             let paused_until = if is_paused(host) { host.paused_until } else { 0 };
-            let filled = match rules.fill_order {
+            let filled = match fill_order {
                 FillOrder::BreadthFirst => i64::from(host.sessions),
                 FillOrder::DepthFirst => -i64::from(host.sessions),
             };
-            (paused_until, filled, *name)
+            (paused_until, host.fitness, filled, *name)
         });
         chosen.map(|(name, _)| name.clone()).ok_or(Code::PoolFull)
     }

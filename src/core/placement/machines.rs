@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::{Freed, Host, HostTable, Phase, Slot};
 use crate::core::codes::Code;
+use crate::core::health::Fitness;
 use crate::core::ids::{GatewayId, HostId, PoolId, SessionId};
 
 impl HostTable {
@@ -19,18 +20,12 @@ impl HostTable {
         now: u64,
     ) -> Vec<Freed> {
         let mut freed = self.host_disconnected(name, now);
-        let host = self.hosts.entry(name.clone()).or_insert_with(|| Host {
-            pool: pool.clone(),
-            connected: true,
-            draining: false,
-            capacity,
-            sessions: 0,
-            stopping: false,
-            paused_until: 0,
-        });
-        host.pool = pool.clone();
+        self.host_known(name.clone(), pool.clone());
+        self.start_is_over(name);
+        let Some(host) = self.hosts.get_mut(name) else { return freed };
         host.connected = true;
         host.stopping = false;
+        host.fitness = Fitness::Good; // until it says otherwise
         host.capacity = capacity;
 
         let carried: HashSet<_> = live.iter().copied().collect();
@@ -100,23 +95,37 @@ impl HostTable {
         self.set_orphan_deadlines(now);
     }
 
-    /// Makes a host known that is enrolled but not connected.
+    /// Makes a host known that is enrolled, whether it is connected or not.
     pub fn host_known(&mut self, name: HostId, pool: PoolId) {
-        self.hosts.entry(name).or_insert(Host {
-            pool,
+        let draining = self.drains.cover(&name, &[]);
+        let host = self.hosts.entry(name).or_insert_with(|| Host {
+            pool: pool.clone(),
             connected: false,
-            draining: false,
+            revoked: false,
+            draining,
+            labels: Vec::new(),
+            fitness: Fitness::Good,
             capacity: 0,
             sessions: 0,
             stopping: false,
             paused_until: 0,
         });
+        host.pool = pool;
+        host.revoked = false;
     }
 
-    /// A draining host takes no new users. `false` when it is not known.
-    pub fn set_draining(&mut self, name: &HostId, draining: bool) -> bool {
-        let host = self.hosts.get_mut(name);
-        host.map(|host| host.draining = draining).is_some()
+    /// A host may not come back unless it is enrolled again.
+    pub fn host_revoked(&mut self, name: &HostId) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.revoked = true;
+        }
+    }
+
+    /// What a host's agent found out about it.
+    pub fn set_fitness(&mut self, name: &HostId, fitness: Fitness) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.fitness = fitness;
+        }
     }
 
     /// A host that stops is given nobody, not even who has a session there: it

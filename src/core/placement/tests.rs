@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const RULES: HoldRules = HoldRules {
+pub(super) const RULES: HoldRules = HoldRules {
     reservation_ms: 30_000,
     order_answer_ms: 1_000,
     start_ms: 20_000,
@@ -13,31 +13,35 @@ const RULES: HoldRules = HoldRules {
     reservations_per_user_max: 3,
 };
 
-fn pool() -> PoolId {
+pub(super) fn pool() -> PoolId {
     "pool".parse().unwrap()
 }
 
-fn host(n: u8) -> HostId {
+pub(super) fn host(n: u8) -> HostId {
     format!("host-{n}").parse().unwrap()
 }
 
-fn gateway(n: u8) -> GatewayId {
+pub(super) fn gateway(n: u8) -> GatewayId {
     format!("gw-{n}").parse().unwrap()
 }
 
-fn session(n: u16) -> SessionId {
+pub(super) fn session(n: u16) -> SessionId {
     let mut id = [0; 16];
     id[..2].copy_from_slice(&n.to_le_bytes());
     SessionId(id)
 }
 
-fn wish(n: u16, user: &str) -> Wish {
+pub(super) fn wish(n: u16, user: &str) -> Wish {
     Wish { session: session(n), user: user.into(), pool: pool(), gateway: gateway(0) }
 }
 
-fn table(fill_order: FillOrder, limit: u32, hosts: u8) -> HostTable {
-    let pools = [(pool(), PoolRules { fill_order, sessions_per_host_max: limit })].into();
-    let mut table = HostTable::new(RULES, pools);
+pub(super) fn table(fill_order: FillOrder, limit: u32, hosts: u8) -> HostTable {
+    table_of(PoolKind::Pooled(fill_order), limit, hosts)
+}
+
+pub(super) fn table_of(kind: PoolKind, limit: u32, hosts: u8) -> HostTable {
+    let rules = PoolRules { kind, sessions_per_host_max: limit, start_patience_ms: Some(60_000) };
+    let mut table = HostTable::new(RULES, [(pool(), rules)].into());
     for n in 0..hosts {
         assert!(table.host_connected(&host(n), &pool(), 0, &[], 0).is_empty());
     }
@@ -45,7 +49,7 @@ fn table(fill_order: FillOrder, limit: u32, hosts: u8) -> HostTable {
     table
 }
 
-fn live(table: &mut HostTable, n: u16, user: &str) -> HostId {
+pub(super) fn live(table: &mut HostTable, n: u16, user: &str) -> HostId {
     let host = table.reserve(&wish(n, user), 0).unwrap();
     assert_eq!(table.begin_order(session(n), &gateway(0), 0), Ok(host.clone()));
     assert!(table.order_accepted(session(n), &host, 0));
@@ -157,6 +161,35 @@ fn a_host_that_stops_gets_nobody_until_its_next_hello() {
     assert!(table.slot(session(1)).is_none());
     table.host_connected(&host(0), &pool(), 0, &[session(0)], 0);
     assert_eq!(table.reserve(&wish(2, "a"), 0), Ok(host(0)));
+}
+
+#[test]
+fn a_host_that_is_unfit_gets_nobody_new_and_an_impaired_one_goes_last() {
+    let mut table = table(FillOrder::BreadthFirst, 4, 3);
+    live(&mut table, 0, "ann");
+    table.set_fitness(&host(0), Fitness::Unfit);
+    table.set_fitness(&host(1), Fitness::Impaired);
+    assert_eq!(table.reserve(&wish(1, "bob"), 0), Ok(host(2)));
+    assert_eq!(table.reserve(&wish(2, "ann"), 0), Ok(host(0)), "her desktop lives there");
+    for n in 3..6 {
+        assert_eq!(table.reserve(&wish(n, &format!("u{n}")), 0), Ok(host(2)));
+    }
+    assert_eq!(table.reserve(&wish(6, "u6"), 0), Ok(host(1)), "rather than nobody");
+    table.set_fitness(&host(1), Fitness::Unfit);
+    assert_eq!(table.reserve(&wish(7, "u7"), 0), Err(Code::PoolFull), "the healthy one is full");
+    table.set_draining(&host(2), true);
+    assert_eq!(table.reserve(&wish(7, "u7"), 0), Err(Code::HostUnhealthy));
+    // A new hello says anew how it is.
+    table.host_connected(&host(1), &pool(), 0, &[], 0);
+    assert_eq!(table.reserve(&wish(7, "u7"), 0), Ok(host(1)));
+}
+
+#[test]
+fn a_mere_place_does_not_bind_its_user_to_an_unfit_host() {
+    let mut table = table(FillOrder::DepthFirst, 4, 2);
+    assert_eq!(table.reserve(&wish(0, "ann"), 0), Ok(host(0)));
+    table.set_fitness(&host(0), Fitness::Unfit);
+    assert_eq!(table.reserve(&wish(1, "ann"), 0), Ok(host(1)));
 }
 
 #[test]
@@ -292,6 +325,7 @@ enum Event {
     Drain { host: u8, draining: bool },
     HostFailed { host: u8 },
     HostStopping { host: u8 },
+    Fitness { host: u8, fitness: Fitness },
     Wait { ms: u64 },
 }
 
@@ -312,8 +346,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (0_u8..3, any::<bool>()).prop_map(|(host, draining)| Event::Drain { host, draining }),
         1 => (0_u8..3).prop_map(|host| Event::HostFailed { host }),
         1 => (0_u8..3).prop_map(|host| Event::HostStopping { host }),
+        1 => (0_u8..3, any_fitness()).prop_map(|(host, fitness)| Event::Fitness { host, fitness }),
         2 => (0_u64..40_000).prop_map(|ms| Event::Wait { ms }),
     ]
+}
+
+fn any_fitness() -> impl Strategy<Value = Fitness> {
+    prop::sample::select(vec![Fitness::Good, Fitness::Impaired, Fitness::Unfit])
 }
 
 fn apply(table: &mut HostTable, event: Event, now: &mut u64) {
@@ -362,6 +401,7 @@ fn apply(table: &mut HostTable, event: Event, now: &mut u64) {
         }
         Event::HostFailed { host: h } => table.host_failed(&host(h), *now),
         Event::HostStopping { host: h } => table.host_stopping(&host(h)),
+        Event::Fitness { host: h, fitness } => table.set_fitness(&host(h), fitness),
         Event::Wait { ms } => {
             *now += ms;
             table.expire(*now);

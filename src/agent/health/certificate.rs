@@ -1,0 +1,152 @@
+//! The RDP server's certificate: whether there is one that clients can use. It
+//! is looked at, not trusted: nothing is said over the connection after it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ironrdp::core::{decode, encode_vec};
+use ironrdp::pdu::nego::{
+    ConnectionConfirm, ConnectionRequest, FailureCode, RequestFlags, SecurityProtocol,
+};
+use ironrdp::pdu::x224::X224;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::TlsConnector;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+
+use crate::core::clock::UnixMillis;
+use crate::tls::identity::read_chain;
+use crate::tls::settings::TlsSettings;
+
+/// An answer to the negotiation is 19 bytes (MS-RDPBCGR 2.2.1.2).
+const ANSWER_BYTES_MAX: u16 = 512;
+const TPKT_HEADER_BYTES: usize = 4;
+
+/// What is wrong with a certificate, or whose it is and how long.
+type Looked = Result<String, String>;
+
+/// The leaf in a PEM file.
+pub(super) fn in_file(path: &Path, now: UnixMillis) -> Looked {
+    let chain = read_chain(path).map_err(|error| error.to_string())?;
+    let leaf = chain.first().ok_or("the file is empty")?;
+    judge(leaf, now)
+}
+
+/// Asks an RDP server: X.224 negotiation, then TLS if it speaks TLS.
+pub(super) async fn of_server<S>(mut stream: S, now: UnixMillis) -> Looked
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !negotiate_tls(&mut stream).await? {
+        return Ok("the RDP server speaks no TLS".into());
+    }
+    let config = looking_config().map_err(|error| format!("cannot set up TLS: {error}"))?;
+    // Whatever it is called: the name is not checked.
+    let name = ServerName::try_from("rdp-server.invalid").map_err(|error| error.to_string())?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let tls = connecting.await.map_err(|error| format!("TLS: {error}"))?;
+    let chain = tls.get_ref().1.peer_certificates();
+    let leaf = chain.and_then(<[_]>::first).ok_or("the RDP server shows no certificate")?;
+    judge(leaf, now)
+}
+
+/// Whether the server goes on with TLS (MS-RDPBCGR 2.2.1.1, 2.2.1.2).
+async fn negotiate_tls<S>(stream: &mut S) -> Result<bool, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let request = ConnectionRequest {
+        nego_data: None,
+        flags: RequestFlags::empty(),
+        protocol: SecurityProtocol::SSL | SecurityProtocol::HYBRID,
+    };
+    let request = encode_vec(&X224(request)).map_err(|error| error.to_string())?;
+    let silent = |error: std::io::Error| format!("no answer to the RDP negotiation: {error}");
+    stream.write_all(&request).await.map_err(silent)?;
+    let mut answer = vec![0; TPKT_HEADER_BYTES];
+    stream.read_exact(&mut answer).await.map_err(silent)?;
+    // RFC 1006 6: version 3, reserved, length of all of it.
+    let &[3, _, high, low] = answer.as_slice() else {
+        return Err("the answer is not RDP".into());
+    };
+    let length = u16::from_be_bytes([high, low]);
+    if length > ANSWER_BYTES_MAX {
+        return Err(format!("the answer to the RDP negotiation has {length} bytes"));
+    }
+    answer.resize(usize::from(length).max(TPKT_HEADER_BYTES), 0);
+    let rest = answer.get_mut(TPKT_HEADER_BYTES..).unwrap_or_default();
+    stream.read_exact(rest).await.map_err(silent)?;
+    let confirm = decode::<X224<ConnectionConfirm>>(&answer).map_err(|error| error.to_string())?;
+    match confirm.0 {
+        ConnectionConfirm::Response { protocol, .. } => {
+            Ok(protocol.intersects(SecurityProtocol::SSL | SecurityProtocol::HYBRID))
+        }
+        ConnectionConfirm::Failure { code } if code == FailureCode::SSL_NOT_ALLOWED_BY_SERVER => {
+            Ok(false)
+        }
+        ConnectionConfirm::Failure { code } => {
+            Err(format!("the RDP server refuses the negotiation ({})", u32::from(code)))
+        }
+    }
+}
+
+fn judge(der: &[u8], now: UnixMillis) -> Looked {
+    let certificate = Certificate::from_der(der).map_err(|error| format!("unreadable: {error}"))?;
+    let certificate = certificate.tbs_certificate;
+    let until = certificate.validity.not_after;
+    let detail = format!("{}, until {until}", certificate.subject);
+    let until_ms = u64::try_from(until.to_unix_duration().as_millis()).unwrap_or(u64::MAX);
+    if UnixMillis(until_ms) < now { Err(format!("expired: {detail}")) } else { Ok(detail) }
+}
+
+fn looking_config() -> Result<ClientConfig, Error> {
+    let provider = TlsSettings { chacha20: true, ..TlsSettings::default() }.provider();
+    Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(OnlyLooks(provider)))
+        .with_no_client_auth())
+}
+
+/// Accepts any certificate: the connection ends when it is seen.
+#[derive(Debug)]
+struct OnlyLooks(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for OnlyLooks {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
