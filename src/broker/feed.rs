@@ -28,6 +28,7 @@ pub async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Discovery> {
         issuer: identity.issuer.clone(),
         client_id: identity.client_id.clone(),
         audience: identity.audience.clone(),
+        scopes: identity.scopes(),
     })
 }
 

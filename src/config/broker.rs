@@ -75,8 +75,11 @@ pub struct Identity {
     pub issuer: Option<String>,
     /// What `aud` must contain.
     pub audience: Option<String>,
-    /// Told to clients, for their sign-in.
+    /// Told to clients, for their sign-in; what `aud` of ID tokens must contain.
     pub client_id: Option<String>,
+    /// What clients ask for when they sign in. Default: see
+    /// [`Identity::scopes`].
+    pub scopes: Vec<String>,
     /// Trust roots of a private issuer. Default: the public web's.
     pub ca_file: Option<PathBuf>,
     /// Signature algorithms that are accepted.
@@ -84,11 +87,17 @@ pub struct Identity {
     /// Claim that names the user. Default: `sub`, which an issuer never gives
     /// to another user; most others can change hands.
     pub user_claim: Option<String>,
+    /// Claim with the name that people are shown. Default: the first there is
+    /// of `name`, `preferred_username` and `upn`.
+    pub display_claim: Option<String>,
     /// Claim that lists the groups.
     pub groups_claim: Option<String>,
     /// How far the issuer's clock may be off.
     pub leeway_s: Option<u64>,
-    /// How long known keys are used while the issuer cannot be reached.
+    /// How old the issuer's keys get before they are read again.
+    pub refresh_s: Option<u64>,
+    /// How long keys that are older are used while the issuer cannot be
+    /// reached.
     pub offline_grace_s: Option<u64>,
     /// Tokens of people or machines without an issuer.
     pub static_tokens: Vec<StaticToken>,
@@ -113,6 +122,16 @@ impl Identity {
             self.algorithms.clone()
         }
     }
+
+    /// Who it is, and a refresh token, so that people sign in once.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<String> {
+        if self.scopes.is_empty() {
+            ["openid", "profile", "offline_access"].map(str::to_owned).into()
+        } else {
+            self.scopes.clone()
+        }
+    }
 }
 
 /// One bearer token that is known by its hash.
@@ -135,10 +154,25 @@ pub struct Pool {
     pub placement: FillOrder,
     #[serde(default = "default_sessions_per_host_max")]
     pub sessions_per_host_max: u32,
+    /// How users must have signed in (RFC 8176): all of these must be in the
+    /// token's `amr`.
+    #[serde(default)]
+    pub require_amr: Vec<String>,
+    /// One of these must be the token's `acr`.
+    #[serde(default)]
+    pub require_acr: Vec<String>,
 }
 
 const fn default_sessions_per_host_max() -> u32 {
     10
+}
+
+impl Pool {
+    /// Whether it matters how its users signed in.
+    #[must_use]
+    pub fn asks_for_strength(&self) -> bool {
+        !self.require_amr.is_empty() || !self.require_acr.is_empty()
+    }
 }
 
 /// A desktop or application that users are given.
@@ -264,6 +298,11 @@ impl BrokerConfig {
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
         self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+    }
+
+    #[must_use]
+    pub fn pool(&self, name: &PoolId) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == *name)
     }
 
     #[must_use]

@@ -22,10 +22,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::grants::{self, CODE_LIFETIME_MS, Grant, GrantError, Grants, Redemption};
+use super::grants::{CODE_LIFETIME_MS, Grant, GrantError, Grants, Redemption};
 use super::tokens::{AccessClaims, IdClaims, SigningKey, TokenError};
 use crate::core::clock::UnixMillis;
 use crate::tls::listener::{ListenerLimits, TlsListener};
+use crate::wire::oidc::is_challenge;
 
 /// Lifetime of the tokens.
 pub const TOKEN_LIFETIME_S: u64 = 600;
@@ -219,8 +220,7 @@ fn judge(request: &AuthorizationRequest, client_id: &str) -> Result<Url, Authori
     if !request.scope.split(' ').any(|scope| scope == "openid") {
         return Err(Told(redirect, "invalid_scope"));
     }
-    let is_pkce =
-        request.code_challenge_method == "S256" && grants::is_challenge(&request.code_challenge);
+    let is_pkce = request.code_challenge_method == "S256" && is_challenge(&request.code_challenge);
     if !is_pkce {
         return Err(Told(redirect, "invalid_request"));
     }

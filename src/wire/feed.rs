@@ -12,6 +12,9 @@ pub struct Discovery {
     pub issuer: Option<String>,
     pub client_id: Option<String>,
     pub audience: Option<String>,
+    /// What to ask the issuer for.
+    #[serde(default)]
+    pub scopes: Vec<String>,
 }
 
 /// `GET /api/feed` with a bearer token (steps 3 to 5).

@@ -6,6 +6,7 @@ pub mod channel;
 pub mod enroll;
 pub mod feed;
 pub mod http_head;
+pub mod oidc;
 pub mod rdp_file;
 pub mod rdp_signature;
 pub mod relay_answer;

@@ -141,6 +141,7 @@ pub fn identity_token(input: &[u8]) {
         audience: "ringway".into(),
         algorithms: vec!["EdDSA".parse().unwrap(), "RS256".parse().unwrap()],
         user_claim: "sub".into(),
+        display_claim: None,
         groups_claim: "groups".into(),
         leeway_s: 60,
     };

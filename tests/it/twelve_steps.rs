@@ -35,6 +35,7 @@ async fn step01_the_workspace_is_discovered_without_a_token() {
             issuer: Some(user.issuer.issuer_url().into()),
             client_id: Some(CLIENT_ID.into()),
             audience: Some(CLIENT_ID.into()),
+            scopes: ["openid", "profile", "offline_access"].map(str::to_owned).into(),
         }
     );
     // And that is all that is said to strangers.

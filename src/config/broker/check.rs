@@ -67,6 +67,31 @@ impl BrokerConfig {
                 );
             }
         }
+        let is_scope = |scope: &String| {
+            let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+            !scope.is_empty() && scope.bytes().all(plain)
+        };
+        if let Some(scope) = identity.scopes.iter().find(|scope| !is_scope(scope)) {
+            return fail(
+                "broker.identity.scopes",
+                format!("{scope:?} cannot be a scope"),
+                "list each scope by itself, such as [\"openid\", \"profile\"]",
+            );
+        }
+        if !identity.scopes.is_empty() && !identity.scopes.iter().any(|scope| scope == "openid") {
+            return fail(
+                "broker.identity.scopes",
+                "lacks openid".into(),
+                "add \"openid\": without it there is no ID token",
+            );
+        }
+        if identity.refresh_s == Some(0) {
+            return fail(
+                "broker.identity.refresh_s",
+                "is 0".into(),
+                "remove the key to get its default",
+            );
+        }
         for algorithm in identity.algorithms() {
             if !ALGORITHMS.contains(&algorithm.as_str()) {
                 return fail(
@@ -105,6 +130,15 @@ impl BrokerConfig {
                     "allow at least one session, or drain the hosts",
                 );
             }
+        }
+        if let Some(pool) = self.pools.iter().find(|pool| pool.asks_for_strength())
+            && self.identity.issuer.is_none()
+        {
+            return fail(
+                "broker.pools.require_amr",
+                format!("pool {} asks how users signed in, and there is no issuer", pool.name),
+                "set identity.issuer: static tokens do not say, so nobody could get in",
+            );
         }
         let mut resources = HashSet::new();
         for resource in &self.resources {

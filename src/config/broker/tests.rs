@@ -59,6 +59,18 @@ fn each_mistake_names_its_key() {
         ("[[pools]]", "[limits]\nconnections_max = 0\n[[pools]]", "broker.limits"),
         ("[[pools]]", "[identity]\nissuer = \"https://i\"\n[[pools]]", "broker.identity.audience"),
         (
+            "name = \"office\"",
+            "name = \"office\"\nrequire_amr = [\"mfa\"]",
+            "broker.pools.require_amr",
+        ),
+        (
+            "[[pools]]",
+            "[identity]\nscopes = [\"openid profile\"]\n[[pools]]",
+            "broker.identity.scopes",
+        ),
+        ("[[pools]]", "[identity]\nscopes = [\"profile\"]\n[[pools]]", "broker.identity.scopes"),
+        ("[[pools]]", "[identity]\nrefresh_s = 0\n[[pools]]", "broker.identity.refresh_s"),
+        (
             "[[pools]]",
             "[identity]\nalgorithms = [\"HS256\"]\n[[pools]]",
             "broker.identity.algorithms",
