@@ -48,10 +48,13 @@ pub async fn feed(
             title: resource.title.clone(),
             kind: resource.kind,
             rdp_path: format!("/api/feed/rdp/{}", resource.id),
+            workspace: None,
+            revision: None,
         })
         .collect();
     tracing::info!(step = 5, user = %user.name, resources = resources.len(), "Returned the feed");
-    Ok(Json(Feed { workspace: shared.config.workspace.to_string(), user: user.name, resources }))
+    let workspace = shared.config.workspace.to_string();
+    Ok(Json(Feed { workspace, user: user.name, resources, workspaces: Vec::new() }))
 }
 
 /// `GET /api/feed/rdp/{id}` (step 5): the signed connection configuration.
