@@ -69,6 +69,7 @@ pub struct Shared {
     pub authority: Authority,
     pub identity: Judge,
     pub signer: Signer,
+    pub feed: feed::FeedState,
     pub core: orchestrate::Handle,
     pub teller: Teller,
     channel_numbers: AtomicU64,
@@ -131,6 +132,7 @@ impl Broker {
             authority,
             identity,
             signer,
+            feed: feed::FeedState::open(&state)?,
             teller,
             channel_numbers: AtomicU64::new(1),
         });

@@ -80,15 +80,16 @@ fn resolve<'a>(
     load_balance_info: &str,
     application: &str,
 ) -> Result<&'a Resource, Refusal> {
-    let id = match load_balance_info.trim().strip_prefix("ringway:") {
-        Some(path) => path
-            .split_once('/')
-            .filter(|(workspace, _)| *workspace == config.workspace.as_str())
-            .map(|(_, id)| id),
-        None => Some(application.trim().trim_start_matches('|')),
+    let (workspace, id) = match load_balance_info.trim().strip_prefix("ringway:") {
+        Some(path) => {
+            path.split_once('/').ok_or(Code::ResourceUnknown).map(|(w, id)| (Some(w), id))?
+        }
+        None => (None, application.trim().trim_start_matches('|')),
     };
-    id.and_then(|id| id.parse().ok())
+    id.parse()
+        .ok()
         .and_then(|id: ResourceId| config.resource(&id))
+        .filter(|found| workspace.is_none_or(|name| config.workspace_of(found).as_str() == name))
         .ok_or_else(|| Refusal::new(Code::ResourceUnknown))
 }
 
@@ -139,8 +140,10 @@ mod tests {
             public_url = "https://b"
             state_dir = "s"
             workspace = "acme"
+            workspaces = [{ name = "acme" }, { name = "lab" }]
             resources = [
                 { id = "a", title = "A", pool = "p" }, { id = "b", title = "B", pool = "p" },
+                { id = "l", title = "L", pool = "p", workspace = "lab" },
             ]
             "#,
         )
@@ -152,10 +155,13 @@ mod tests {
         let workspace = &config.workspace;
         assert_eq!(id(&load_balance_info(workspace, &a), &application(&b)).unwrap(), "a");
         assert_eq!(id("ringway:acme/a\r\n", "").unwrap(), "a");
+        assert_eq!(id("ringway:lab/l", "").unwrap(), "l");
         assert_eq!(id("", "||b").unwrap(), "b");
         assert_eq!(id("tsv://something", "b").unwrap(), "b");
         for (info, application) in [
             ("ringway:other/a", "||a"),
+            ("ringway:lab/a", "||a"),
+            ("ringway:acme/l", ""),
             ("ringway:acme", "||a"),
             ("", ""),
             ("", "||c"),

@@ -45,9 +45,13 @@ pub struct BrokerConfig {
     pub tls: TlsSettings,
     #[serde(default)]
     pub limits: Limits,
-    /// Name of the workspace, shown to users and part of `loadbalanceinfo`.
+    /// The workspace of resources that name none; part of `loadbalanceinfo`.
     #[serde(default = "default_workspace")]
     pub workspace: ResourceId,
+    /// Titles of workspaces, and further ones. Each has a feed of its own.
+    /// Default: `workspace` alone.
+    #[serde(default)]
+    pub workspaces: Vec<Workspace>,
     #[serde(default)]
     pub identity: Identity,
     #[serde(default)]
@@ -65,6 +69,24 @@ pub struct BrokerConfig {
 fn default_workspace() -> ResourceId {
     // A constant that is a valid name; see the test.
     "ringway".parse().unwrap_or_else(|_| unreachable!("the default workspace is a valid name"))
+}
+
+/// A group of resources that users see under one name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    pub name: ResourceId,
+    /// Shown to users. Default: the name.
+    pub title: Option<String>,
+    #[serde(default)]
+    pub description: String,
+}
+
+impl Workspace {
+    #[must_use]
+    pub fn title(&self) -> &str {
+        self.title.as_deref().unwrap_or(self.name.as_str())
+    }
 }
 
 /// Who may sign in.
@@ -184,6 +206,8 @@ pub struct Resource {
     #[serde(rename = "type", default = "default_kind")]
     pub kind: ResourceKind,
     pub pool: PoolId,
+    /// Default: the broker's `workspace`, or the first that is declared.
+    pub workspace: Option<ResourceId>,
     /// Users by name; `*` is everyone who signed in.
     #[serde(default)]
     pub users: Vec<String>,
@@ -251,6 +275,8 @@ pub struct Limits {
     pub gateway_table_interval_ms: u64,
     /// One request to the identity provider.
     pub identity_timeout_ms: u64,
+    /// How long somebody who signed in at the feed stays signed in there.
+    pub feed_cookie_lifetime_ms: u64,
 }
 
 impl Limits {
@@ -290,6 +316,7 @@ impl Default for Limits {
             reservations_per_user_max: 3,
             gateway_table_interval_ms: 1_000,
             identity_timeout_ms: 5_000,
+            feed_cookie_lifetime_ms: 3_600_000,
         }
     }
 }
@@ -298,6 +325,31 @@ impl BrokerConfig {
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
         self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+    }
+
+    /// The workspace of resources that name none.
+    #[must_use]
+    pub fn default_workspace(&self) -> &ResourceId {
+        let declared = || self.workspaces.iter().map(|workspace| &workspace.name);
+        declared()
+            .find(|name| **name == self.workspace)
+            .or(declared().next())
+            .unwrap_or(&self.workspace)
+    }
+
+    /// All workspaces, in the order of the file.
+    #[must_use]
+    pub fn all_workspaces(&self) -> Vec<Workspace> {
+        if !self.workspaces.is_empty() {
+            return self.workspaces.clone();
+        }
+        let (name, description) = (self.workspace.clone(), String::new());
+        vec![Workspace { name, title: None, description }]
+    }
+
+    #[must_use]
+    pub fn workspace_of<'a>(&'a self, resource: &'a Resource) -> &'a ResourceId {
+        resource.workspace.as_ref().unwrap_or_else(|| self.default_workspace())
     }
 
     #[must_use]

@@ -157,6 +157,7 @@ codes! {
     TokenGroupsOverLimit 6013 "token_groups_over_limit" Identity 4 Never 401 "The access token lists more groups, or longer ones, than are looked at, or leaves them out for their number; ask the operator to have only this service's groups put into it.";
     TokenWrongNonce 6014 "token_wrong_nonce" Identity 2 Never 401 "The sign-in answers another request than this one; start it again.";
     TokenWithoutUser 6015 "token_without_user" Identity 4 Never 401 "The access token does not name the user in the claim that the operator chose; tell the operator.";
+    SignInNotCompleted 6016 "sign_in_not_completed" Identity 2 Never 400 "The sign-in was not completed, or was begun elsewhere; start it again.";
 
     Internal 9001 "internal" Broker 0 Later 500 "Something went wrong on our side; the log has the details.";
 }

@@ -11,12 +11,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jsonwebtoken::jwk::Jwk;
+use reqwest::RequestBuilder;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::core::codes::{Code, Refusal};
-use crate::wire::oidc::{DOCUMENT_BYTES_MAX, MetadataError, ProviderMetadata};
+use crate::wire::oidc::{DOCUMENT_BYTES_MAX, MetadataError, ProviderMetadata, TokenResponse};
 
 const KEYS_MAX: usize = 64;
 
@@ -46,6 +48,8 @@ pub enum IssuerError {
     Metadata { url: String, error: MetadataError },
     #[error("{url} is no key set: {error}")]
     Keys { url: String, error: serde_json::Error },
+    #[error("{url} gave no tokens: {error}")]
+    Tokens { url: String, error: serde_json::Error },
 }
 
 /// What an issuer published at some moment.
@@ -178,9 +182,27 @@ impl Issuer {
         Ok(Published { metadata, keys, fetched_at: now })
     }
 
+    /// Exchanges an authorization code for tokens (RFC 6749 4.1.3).
+    ///
+    /// # Errors
+    /// When the issuer refuses or cannot be reached.
+    pub async fn redeem(
+        &self,
+        url: &str,
+        form: &[(&str, &str)],
+    ) -> Result<TokenResponse, IssuerError> {
+        let body = Zeroizing::new(self.body(url, self.client.post(url).form(form)).await?);
+        serde_json::from_slice(&body)
+            .map_err(|error| IssuerError::Tokens { url: url.into(), error })
+    }
+
     async fn document(&self, url: &str) -> Result<Vec<u8>, IssuerError> {
+        self.body(url, self.client.get(url)).await
+    }
+
+    async fn body(&self, url: &str, request: RequestBuilder) -> Result<Vec<u8>, IssuerError> {
         let fetch = |error| IssuerError::Fetch { url: url.into(), error };
-        let mut response = self.client.get(url).send().await.map_err(fetch)?;
+        let mut response = request.send().await.map_err(fetch)?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             return Err(IssuerError::Status { url: url.into(), status });

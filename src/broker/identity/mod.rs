@@ -19,7 +19,8 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::tls::identity::{PemError, read_roots};
 use crate::tls::settings::TlsSettings;
-use issuer::{Issuer, IssuerLimits, Published};
+use crate::wire::oidc::TokenResponse;
+use issuer::{Issuer, IssuerError, IssuerLimits, Published};
 use jwt::{JwtRules, TOKEN_BYTES_MAX};
 
 const LEEWAY_S: u64 = 60;
@@ -173,6 +174,26 @@ impl Judge {
             authorization: authorization.clone(),
             token: token.clone(),
             device_authorization: metadata.device_authorization_endpoint.clone(),
+        })
+    }
+
+    /// Exchanges an authorization code for tokens.
+    ///
+    /// # Errors
+    /// [`Code::SignInNotCompleted`] when the issuer refuses,
+    /// [`Code::IdentityUnavailable`] when it cannot be asked.
+    pub async fn redeem(
+        &self,
+        endpoint: &str,
+        form: &[(&str, &str)],
+    ) -> Result<TokenResponse, Refusal> {
+        let (oidc, _) = self.sign_in_rules()?;
+        oidc.issuer.redeem(endpoint, form).await.map_err(|error| {
+            let code = match error {
+                IssuerError::Status { status: 400..=499, .. } => Code::SignInNotCompleted,
+                _ => Code::IdentityUnavailable,
+            };
+            Refusal::with_detail(code, error)
         })
     }
 

@@ -42,6 +42,7 @@ impl BrokerConfig {
             _ => {}
         }
         self.check_identity(path)?;
+        self.check_workspaces(path)?;
         self.check_resources(path)?;
         self.check_limits(path)
     }
@@ -113,6 +114,38 @@ impl BrokerConfig {
         Ok(())
     }
 
+    fn check_workspaces(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        let workspaces = self.all_workspaces();
+        let mut names = HashSet::new();
+        for workspace in &workspaces {
+            if !names.insert(&workspace.name) {
+                let problem = format!("{} is declared twice", workspace.name);
+                return fail("broker.workspaces", problem, "give each workspace its own name");
+            }
+            if [workspace.title(), &workspace.description].iter().any(|t| has_control(t)) {
+                return fail(
+                    "broker.workspaces.title",
+                    format!("title or description of {} has a control character", workspace.name),
+                    "write each on one line",
+                );
+            }
+        }
+        for resource in &self.resources {
+            let workspace = self.workspace_of(resource);
+            if !names.contains(workspace) {
+                return fail(
+                    "broker.resources.workspace",
+                    format!("{} names workspace {workspace}, which is not declared", resource.id),
+                    "declare it under [[broker.workspaces]] or correct its name",
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn check_resources(&self, path: &Path) -> Result<(), ConfigError> {
         let fail = |key, problem: String, remedy| {
             Err(ConfigError::Value { path: path.into(), key, problem, remedy })
@@ -153,7 +186,7 @@ impl BrokerConfig {
                     "declare the pool under [[broker.pools]] or correct its name",
                 );
             }
-            if resource.title.chars().any(char::is_control) {
+            if has_control(&resource.title) {
                 return fail(
                     "broker.resources.title",
                     format!("the title of {} has a control character", resource.id),
@@ -180,6 +213,13 @@ impl BrokerConfig {
                 "no ticket lives longer than a minute; keep the default of 30000",
             );
         }
+        if limits.feed_cookie_lifetime_ms > FEED_COOKIE_LIFETIME_MS_MAX {
+            return fail(
+                "broker.limits.feed_cookie_lifetime_ms",
+                format!("{} is more than a day", limits.feed_cookie_lifetime_ms),
+                "keep it short: what was signed cannot be taken back; the default is 3600000",
+            );
+        }
         let none_is_zero = [
             limits.handshake_timeout_ms,
             limits.request_timeout_ms,
@@ -189,6 +229,7 @@ impl BrokerConfig {
             limits.start_timeout_ms,
             limits.gateway_table_interval_ms,
             limits.identity_timeout_ms,
+            limits.feed_cookie_lifetime_ms,
             limits.handshakes_max as u64,
             limits.handshakes_per_address_max as u64,
             limits.connections_max as u64,
@@ -205,6 +246,13 @@ impl BrokerConfig {
         }
         Ok(())
     }
+}
+
+/// A feed cookie outlives changes of a user's groups.
+const FEED_COOKIE_LIFETIME_MS_MAX: u64 = 86_400_000;
+
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
 }
 
 /// Public key signatures only: a shared secret would let every verifier sign.
