@@ -19,9 +19,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     let body_max = shared.config.limits.request_body_bytes_max;
     Router::new()
         .route("/enroll", post(enroll::handle))
-        .route("/api/feed/discovery", get(feed::discovery))
-        .route("/api/feed", get(feed::feed))
-        .route("/api/feed/rdp/{id}", get(feed::rdp_file))
+        .merge(feed::routes())
         .route("/channel/agent", get(channels::agent))
         .route("/channel/gateway", get(channels::gateway))
         .route("/healthz", get(async || "ok\n"))

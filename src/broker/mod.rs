@@ -70,6 +70,7 @@ pub struct Shared {
     pub authority: Authority,
     pub identity: Judge,
     pub signer: Signer,
+    pub feed: feed::FeedState,
     pub core: orchestrate::Handle,
     pub teller: Teller,
     channel_numbers: AtomicU64,
@@ -134,6 +135,7 @@ impl Broker {
             authority,
             identity,
             signer,
+            feed: feed::FeedState::open(&state)?,
             teller,
             channel_numbers: AtomicU64::new(1),
         });

@@ -2,6 +2,7 @@
 //! and may they (first half of step 8).
 
 use super::Shared;
+use super::identity::User;
 use super::orchestrate::Judged;
 use crate::config::broker::{BrokerConfig, Resource};
 use crate::core::codes::{Code, Refusal};
@@ -22,6 +23,7 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         let detail = format!("{} is not assigned to {}", resource.id, user.name);
         return Err(Refusal::with_detail(Code::NotAssigned, detail));
     }
+    check_strength(&shared.config, resource, &user)?;
     tracing::info!(
         step = 8, session = %place.session, user = %user.name, resource = %resource.id,
         "Validated a connection request"
@@ -40,6 +42,23 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         gateway: place.gateway,
         explain: place.explain,
     })
+}
+
+/// Whether the user signed in as the resource's pool asks.
+fn check_strength(config: &BrokerConfig, resource: &Resource, user: &User) -> Result<(), Refusal> {
+    let Some(pool) = config.pool(&resource.pool) else { return Ok(()) };
+    let missing = pool.require_amr.iter().find(|method| !user.amr.contains(method));
+    let problem = if let Some(method) = missing {
+        format!("pool {} asks for amr {method:?}, the token has {:?}", pool.name, user.amr)
+    } else if !pool.require_acr.is_empty()
+        && !user.acr.as_ref().is_some_and(|acr| pool.require_acr.contains(acr))
+    {
+        let (one_of, has) = (&pool.require_acr, user.acr.as_deref().unwrap_or_default());
+        format!("pool {} asks for acr {one_of:?}, the token has {has:?}", pool.name)
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::with_detail(Code::AuthenticationTooWeak, problem).curbed())
 }
 
 /// `loadbalanceinfo` of a resource.
@@ -61,21 +80,57 @@ fn resolve<'a>(
     load_balance_info: &str,
     application: &str,
 ) -> Result<&'a Resource, Refusal> {
-    let id = match load_balance_info.trim().strip_prefix("ringway:") {
-        Some(path) => path
-            .split_once('/')
-            .filter(|(workspace, _)| *workspace == config.workspace.as_str())
-            .map(|(_, id)| id),
-        None => Some(application.trim().trim_start_matches('|')),
+    let (workspace, id) = match load_balance_info.trim().strip_prefix("ringway:") {
+        Some(path) => {
+            path.split_once('/').ok_or(Code::ResourceUnknown).map(|(w, id)| (Some(w), id))?
+        }
+        None => (None, application.trim().trim_start_matches('|')),
     };
-    id.and_then(|id| id.parse().ok())
+    id.parse()
+        .ok()
         .and_then(|id: ResourceId| config.resource(&id))
+        .filter(|found| workspace.is_none_or(|name| config.workspace_of(found).as_str() == name))
         .ok_or_else(|| Refusal::new(Code::ResourceUnknown))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_may_ask_how_its_users_signed_in() {
+        let weak = |pool: &str, amr: &[&str], acr: Option<&str>| {
+            let config: BrokerConfig = toml::from_str(&format!(
+                "listen = '127.0.0.1:0'\npublic_url = 'https://b'\nstate_dir = 's'\n\
+                 resources = [{{ id = 'a', title = 'A', pool = 'p' }}]\n\
+                 [[pools]]\nname = 'p'\n{pool}"
+            ))
+            .unwrap();
+            let user = User {
+                name: "ann".into(),
+                display_name: "Ann".into(),
+                groups: vec![],
+                amr: amr.iter().map(|&method| method.to_owned()).collect(),
+                acr: acr.map(str::to_owned),
+            };
+            let checked = check_strength(&config, &config.resources[0], &user);
+            checked.err().map(|refusal| refusal.code)
+        };
+        let too_weak = Some(Code::AuthenticationTooWeak);
+        assert_eq!(weak("", &[], None), None);
+        let all_of = "require_amr = ['mfa', 'hwk']";
+        assert_eq!(weak(all_of, &["pwd", "hwk", "mfa"], None), None);
+        assert_eq!(weak(all_of, &["pwd", "mfa"], None), too_weak);
+        assert_eq!(weak(all_of, &[], Some("mfa")), too_weak);
+        let one_of = "require_acr = ['gold', 'silver']";
+        assert_eq!(weak(one_of, &[], Some("silver")), None);
+        assert_eq!(weak(one_of, &["gold"], Some("bronze")), too_weak);
+        assert_eq!(weak(one_of, &[], None), too_weak);
+        let both = "require_amr = ['mfa']\nrequire_acr = ['gold']";
+        assert_eq!(weak(both, &["mfa"], Some("gold")), None);
+        assert_eq!(weak(both, &["mfa"], None), too_weak);
+        assert_eq!(weak(both, &[], Some("gold")), too_weak);
+    }
 
     #[test]
     fn either_field_names_the_resource_and_ours_wins() {
@@ -85,8 +140,10 @@ mod tests {
             public_url = "https://b"
             state_dir = "s"
             workspace = "acme"
+            workspaces = [{ name = "acme" }, { name = "lab" }]
             resources = [
                 { id = "a", title = "A", pool = "p" }, { id = "b", title = "B", pool = "p" },
+                { id = "l", title = "L", pool = "p", workspace = "lab" },
             ]
             "#,
         )
@@ -98,10 +155,13 @@ mod tests {
         let workspace = &config.workspace;
         assert_eq!(id(&load_balance_info(workspace, &a), &application(&b)).unwrap(), "a");
         assert_eq!(id("ringway:acme/a\r\n", "").unwrap(), "a");
+        assert_eq!(id("ringway:lab/l", "").unwrap(), "l");
         assert_eq!(id("", "||b").unwrap(), "b");
         assert_eq!(id("tsv://something", "b").unwrap(), "b");
         for (info, application) in [
             ("ringway:other/a", "||a"),
+            ("ringway:lab/a", "||a"),
+            ("ringway:acme/l", ""),
             ("ringway:acme", "||a"),
             ("", ""),
             ("", "||c"),

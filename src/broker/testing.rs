@@ -105,16 +105,29 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn start(limits: &str) -> Self {
+        Self::start_adjusted(limits, |_| {}).await
+    }
+
+    /// The same with changes that the test makes to the configuration.
+    pub(super) async fn start_adjusted(limits: &str, adjust: fn(&mut BrokerConfig)) -> Self {
         crate::tls::install_provider();
         let dir = TemporaryDir::new();
-        let broker = Broker::start(config(dir.path(), "", limits), None).await.unwrap();
+        let mut config = config(dir.path(), "", limits);
+        adjust(&mut config);
+        let broker = Broker::start(config, None).await.unwrap();
         Self { dir, broker }
     }
 
     /// Stops the broker and starts another one with the same state.
     pub(super) async fn restart(self) -> Self {
+        self.restart_adjusted(|_| {}).await
+    }
+
+    pub(super) async fn restart_adjusted(self, adjust: fn(&mut BrokerConfig)) -> Self {
         self.broker.shutdown().await;
-        let broker = Broker::start(config(self.dir.path(), "", ""), None).await.unwrap();
+        let mut config = config(self.dir.path(), "", "");
+        adjust(&mut config);
+        let broker = Broker::start(config, None).await.unwrap();
         Self { dir: self.dir, broker }
     }
 
@@ -127,6 +140,7 @@ impl World {
         reqwest::Client::builder()
             .tls_backend_preconfigured(TlsSettings::default().client(roots).unwrap())
             .timeout(PATIENCE)
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap()
     }

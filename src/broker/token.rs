@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cli::ctl::{DEFAULT_SOCKET, ask, tables};
+use crate::cli::duration::parse_ms;
 use crate::core::ids::PoolId;
 use crate::wire::admin::{AdminRequest, AdminResponse};
 use crate::wire::enroll::MachineRole;
@@ -24,7 +25,7 @@ pub struct CreateArgs {
     #[arg(long, value_enum, default_value = "agent")]
     pub role: MachineRole,
     /// How long it can be used, such as 30m, 1h or 2d
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ttl_ms)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ms)]
     pub ttl: u64,
     /// How many machines it enrols
     #[arg(long, default_value_t = 1)]
@@ -92,34 +93,4 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// `90s`, `30m`, `1h`, `2d` in milliseconds.
-fn parse_ttl_ms(text: &str) -> Result<u64, String> {
-    let unit = text.chars().last().filter(char::is_ascii_lowercase);
-    let ms = match unit {
-        Some('s') => 1_000,
-        Some('m') => 60_000,
-        Some('h') => 3_600_000,
-        Some('d') => 86_400_000,
-        _ => return Err("end it with s, m, h or d, such as 1h".into()),
-    };
-    let number = text.trim_end_matches(|c: char| c.is_ascii_lowercase());
-    let number: u64 = number.parse().map_err(|_| "start it with a number, such as 1h")?;
-    number.checked_mul(ms).ok_or_else(|| "too long".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lifetimes_have_a_number_and_a_unit() {
-        assert_eq!(parse_ttl_ms("90s"), Ok(90_000));
-        assert_eq!(parse_ttl_ms("1h"), Ok(3_600_000));
-        assert_eq!(parse_ttl_ms("2d"), Ok(172_800_000));
-        for bad in ["", "1", "h", "-1h", "1w", "1.5h", "99999999999999999999d"] {
-            assert!(parse_ttl_ms(bad).is_err(), "{bad}");
-        }
-    }
 }

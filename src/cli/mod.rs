@@ -61,6 +61,7 @@ pub struct RoleArgs {
 }
 
 pub mod ctl;
+pub mod duration;
 pub mod rdp;
 
 /// Runs one command to its end.

@@ -112,7 +112,7 @@ fn as_json(outcome: &Result<Verified, SignatureError>) -> serde_json::Value {
             json!({
                 "valid": true,
                 "signer": verified.signer_subject,
-                "not_after": utc(verified.not_after),
+                "not_after": verified.not_after.utc(),
                 "not_after_unix_ms": verified.not_after.0,
                 "scope": verified.scope,
                 "outside_scope": outside,
@@ -132,7 +132,7 @@ fn print_for_people(path: &Path, outcome: &Result<Verified, SignatureError>) {
     };
     println!("{}: signature is right", path.display());
     println!("signer   {}", verified.signer_subject);
-    println!("expires  {}", utc(verified.not_after));
+    println!("expires  {}", verified.not_after.utc());
     println!("covers   {}", verified.scope.join(", "));
     if verified.outside_scope.is_empty() {
         println!("Every setting is signed.");
@@ -155,10 +155,4 @@ const fn kind(error: &SignatureError) -> &'static str {
         SignatureError::NotYetValid => "not_yet_valid",
         SignatureError::Untrusted { .. } => "untrusted",
     }
-}
-
-fn utc(time: UnixMillis) -> String {
-    let since_epoch = std::time::Duration::from_secs(time.0 / 1000);
-    der::DateTime::from_unix_duration(since_epoch)
-        .map_or_else(|_| format!("{} ms after 1970", time.0), |time| time.to_string())
 }

@@ -47,9 +47,13 @@ pub struct BrokerConfig {
     pub tls: TlsSettings,
     #[serde(default)]
     pub limits: Limits,
-    /// Name of the workspace, shown to users and part of `loadbalanceinfo`.
+    /// The workspace of resources that name none; part of `loadbalanceinfo`.
     #[serde(default = "default_workspace")]
     pub workspace: ResourceId,
+    /// Titles of workspaces, and further ones. Each has a feed of its own.
+    /// Default: `workspace` alone.
+    #[serde(default)]
+    pub workspaces: Vec<Workspace>,
     #[serde(default)]
     pub identity: Identity,
     #[serde(default)]
@@ -69,6 +73,24 @@ fn default_workspace() -> ResourceId {
     "ringway".parse().unwrap_or_else(|_| unreachable!("the default workspace is a valid name"))
 }
 
+/// A group of resources that users see under one name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    pub name: ResourceId,
+    /// Shown to users. Default: the name.
+    pub title: Option<String>,
+    #[serde(default)]
+    pub description: String,
+}
+
+impl Workspace {
+    #[must_use]
+    pub fn title(&self) -> &str {
+        self.title.as_deref().unwrap_or(self.name.as_str())
+    }
+}
+
 /// Who may sign in.
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -77,8 +99,11 @@ pub struct Identity {
     pub issuer: Option<String>,
     /// What `aud` must contain.
     pub audience: Option<String>,
-    /// Told to clients, for their sign-in.
+    /// Told to clients, for their sign-in; what `aud` of ID tokens must contain.
     pub client_id: Option<String>,
+    /// What clients ask for when they sign in. Default: see
+    /// [`Identity::scopes`].
+    pub scopes: Vec<String>,
     /// Trust roots of a private issuer. Default: the public web's.
     pub ca_file: Option<PathBuf>,
     /// Signature algorithms that are accepted.
@@ -86,11 +111,17 @@ pub struct Identity {
     /// Claim that names the user. Default: `sub`, which an issuer never gives
     /// to another user; most others can change hands.
     pub user_claim: Option<String>,
+    /// Claim with the name that people are shown. Default: the first there is
+    /// of `name`, `preferred_username` and `upn`.
+    pub display_claim: Option<String>,
     /// Claim that lists the groups.
     pub groups_claim: Option<String>,
     /// How far the issuer's clock may be off.
     pub leeway_s: Option<u64>,
-    /// How long known keys are used while the issuer cannot be reached.
+    /// How old the issuer's keys get before they are read again.
+    pub refresh_s: Option<u64>,
+    /// How long keys that are older are used while the issuer cannot be
+    /// reached.
     pub offline_grace_s: Option<u64>,
     /// Tokens of people or machines without an issuer.
     pub static_tokens: Vec<StaticToken>,
@@ -115,6 +146,16 @@ impl Identity {
             self.algorithms.clone()
         }
     }
+
+    /// Who it is, and a refresh token, so that people sign in once.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<String> {
+        if self.scopes.is_empty() {
+            ["openid", "profile", "offline_access"].map(str::to_owned).into()
+        } else {
+            self.scopes.clone()
+        }
+    }
 }
 
 /// One bearer token that is known by its hash.
@@ -137,6 +178,8 @@ pub struct Resource {
     #[serde(rename = "type", default = "default_kind")]
     pub kind: ResourceKind,
     pub pool: PoolId,
+    /// Default: the broker's `workspace`, or the first that is declared.
+    pub workspace: Option<ResourceId>,
     /// Users by name; `*` is everyone who signed in.
     #[serde(default)]
     pub users: Vec<String>,
@@ -207,6 +250,8 @@ pub struct Limits {
     pub gateway_table_interval_ms: u64,
     /// One request to the identity provider.
     pub identity_timeout_ms: u64,
+    /// How long somebody who signed in at the feed stays signed in there.
+    pub feed_cookie_lifetime_ms: u64,
 }
 
 impl Limits {
@@ -247,6 +292,7 @@ impl Default for Limits {
             start_commands_max: 8,
             gateway_table_interval_ms: 1_000,
             identity_timeout_ms: 5_000,
+            feed_cookie_lifetime_ms: 3_600_000,
         }
     }
 }
@@ -255,6 +301,36 @@ impl BrokerConfig {
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
         self.admin_socket.clone().unwrap_or_else(|| self.state_dir.join("admin.sock"))
+    }
+
+    /// The workspace of resources that name none.
+    #[must_use]
+    pub fn default_workspace(&self) -> &ResourceId {
+        let declared = || self.workspaces.iter().map(|workspace| &workspace.name);
+        declared()
+            .find(|name| **name == self.workspace)
+            .or(declared().next())
+            .unwrap_or(&self.workspace)
+    }
+
+    /// All workspaces, in the order of the file.
+    #[must_use]
+    pub fn all_workspaces(&self) -> Vec<Workspace> {
+        if !self.workspaces.is_empty() {
+            return self.workspaces.clone();
+        }
+        let (name, description) = (self.workspace.clone(), String::new());
+        vec![Workspace { name, title: None, description }]
+    }
+
+    #[must_use]
+    pub fn workspace_of<'a>(&'a self, resource: &'a Resource) -> &'a ResourceId {
+        resource.workspace.as_ref().unwrap_or_else(|| self.default_workspace())
+    }
+
+    #[must_use]
+    pub fn pool(&self, name: &PoolId) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == *name)
     }
 
     #[must_use]

@@ -21,6 +21,14 @@ impl UnixMillis {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// For people and XML: `2027-01-15T08:00:00Z`, to the second.
+    #[must_use]
+    pub fn utc(self) -> String {
+        const LAST: &str = "9999-12-31T23:59:59Z";
+        der::DateTime::from_unix_duration(std::time::Duration::from_secs(self.0 / 1_000))
+            .map_or_else(|_| LAST.to_owned(), |time| time.to_string())
+    }
+
     /// The wall clock. Only code that does I/O calls this; what decides is
     /// handed the result.
     #[must_use]
@@ -28,5 +36,17 @@ impl UnixMillis {
         let since_epoch =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_for_people() {
+        assert_eq!(UnixMillis(1_800_000_000_999).utc(), "2027-01-15T08:00:00Z");
+        assert_eq!(UnixMillis(0).utc(), "1970-01-01T00:00:00Z");
+        assert_eq!(UnixMillis(u64::MAX).utc(), "9999-12-31T23:59:59Z");
     }
 }

@@ -157,6 +157,12 @@ codes! {
     TokenWrongAudience 6008 "token_wrong_audience" Identity 4 Never 401 "The access token is for another service.";
     TokenWrongAlgorithm 6009 "token_wrong_algorithm" Identity 4 Never 401 "The access token is signed with an algorithm that is not allowed.";
     IdentityUnavailable 6010 "identity_unavailable" Identity 4 Later 503 "The identity provider cannot be reached; try again in a moment.";
+    AuthenticationTooWeak 6011 "authentication_too_weak" Identity 8 Never 403 "This desktop or application asks for a stronger sign-in, such as one with a second factor; sign in again that way.";
+    TokenTooLong 6012 "token_too_long" Identity 4 Never 401 "The access token is longer than 16 KiB; ask the operator to have the identity provider put fewer groups into it.";
+    TokenGroupsOverLimit 6013 "token_groups_over_limit" Identity 4 Never 401 "The access token lists more groups, or longer ones, than are looked at, or leaves them out for their number; ask the operator to have only this service's groups put into it.";
+    TokenWrongNonce 6014 "token_wrong_nonce" Identity 2 Never 401 "The sign-in answers another request than this one; start it again.";
+    TokenWithoutUser 6015 "token_without_user" Identity 4 Never 401 "The access token does not name the user in the claim that the operator chose; tell the operator.";
+    SignInNotCompleted 6016 "sign_in_not_completed" Identity 2 Never 400 "The sign-in was not completed, or was begun elsewhere; start it again.";
 
     Internal 9001 "internal" Broker 0 Later 500 "Something went wrong on our side; the log has the details.";
 }
@@ -195,16 +201,19 @@ impl Refusal {
 /// How much of another machine's words is kept and logged.
 const DETAIL_CHARS_MAX: usize = 300;
 
+/// What another machine said, fit for logs and people: not longer than a few
+/// lines, nothing that a terminal would obey.
+#[must_use]
+pub fn curb(text: &str) -> String {
+    let chars = text.chars().take(DETAIL_CHARS_MAX);
+    chars.map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 impl Refusal {
-    /// What another machine said, fit for logs and people: not longer than a
-    /// few lines, nothing that a terminal would obey.
+    /// The same with another machine's detail [curbed](curb).
     #[must_use]
     pub fn curbed(self) -> Self {
-        let curb = |detail: String| {
-            let chars = detail.chars().take(DETAIL_CHARS_MAX);
-            chars.map(|c| if c.is_control() { ' ' } else { c }).collect()
-        };
-        Self { detail: self.detail.map(curb), ..self }
+        Self { detail: self.detail.as_deref().map(curb), ..self }
     }
 }
 

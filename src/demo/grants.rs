@@ -4,11 +4,8 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::digest;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use crate::core::clock::UnixMillis;
+use crate::wire::oidc::challenge_of;
 
 /// RFC 6749 4.1.2 allows ten minutes; our client is back at once.
 pub const CODE_LIFETIME_MS: u64 = 60_000;
@@ -112,24 +109,6 @@ impl Grants {
     }
 }
 
-/// The `S256` challenge of a verifier, if it is one: 43 to 128 unreserved
-/// characters (RFC 7636 4.1).
-#[must_use]
-pub fn challenge_of(verifier: &str) -> Option<String> {
-    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    if !(43..=128).contains(&verifier.len()) || !verifier.bytes().all(unreserved) {
-        return None;
-    }
-    let hash = digest::digest(&digest::SHA256, verifier.as_bytes());
-    Some(URL_SAFE_NO_PAD.encode(hash))
-}
-
-/// Whether a text can be an `S256` challenge.
-#[must_use]
-pub fn is_challenge(text: &str) -> bool {
-    URL_SAFE_NO_PAD.decode(text).is_ok_and(|hash| hash.len() == digest::SHA256_OUTPUT_LEN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,16 +139,6 @@ mod tests {
         let mut grants = Grants::default();
         grants.add("code".into(), grant(), NOW).unwrap();
         grants
-    }
-
-    #[test]
-    fn the_challenge_is_that_of_the_rfc() {
-        assert_eq!(challenge_of(VERIFIER).as_deref(), Some(CHALLENGE));
-        assert!(is_challenge(CHALLENGE));
-        assert!(!is_challenge("plain"));
-        assert_eq!(challenge_of("short"), None);
-        assert_eq!(challenge_of(&"!".repeat(43)), None);
-        assert_eq!(challenge_of(&"a".repeat(129)), None);
     }
 
     #[test]

@@ -22,10 +22,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::grants::{self, CODE_LIFETIME_MS, Grant, GrantError, Grants, Redemption};
+use super::grants::{CODE_LIFETIME_MS, Grant, GrantError, Grants, Redemption};
 use super::tokens::{AccessClaims, IdClaims, SigningKey, TokenError};
 use crate::core::clock::UnixMillis;
 use crate::tls::listener::{ListenerLimits, TlsListener};
+use crate::wire::oidc::is_challenge;
 
 /// Lifetime of the tokens.
 pub const TOKEN_LIFETIME_S: u64 = 600;
@@ -206,7 +207,7 @@ fn judge(request: &AuthorizationRequest, client_id: &str) -> Result<Url, Authori
         return Err(Untrusted("this client is not known here"));
     }
     let Some(redirect) = loopback_redirect(&request.redirect_uri) else {
-        return Err(Untrusted("the redirect address must be http on loopback"));
+        return Err(Untrusted("the redirect address must be on loopback"));
     };
     let too_long =
         |text: &Option<String>| text.as_ref().is_some_and(|text| text.len() > ECHOED_LENGTH_MAX);
@@ -219,8 +220,7 @@ fn judge(request: &AuthorizationRequest, client_id: &str) -> Result<Url, Authori
     if !request.scope.split(' ').any(|scope| scope == "openid") {
         return Err(Told(redirect, "invalid_scope"));
     }
-    let is_pkce =
-        request.code_challenge_method == "S256" && grants::is_challenge(&request.code_challenge);
+    let is_pkce = request.code_challenge_method == "S256" && is_challenge(&request.code_challenge);
     if !is_pkce {
         return Err(Told(redirect, "invalid_request"));
     }
@@ -228,11 +228,12 @@ fn judge(request: &AuthorizationRequest, client_id: &str) -> Result<Url, Authori
 }
 
 /// A native client's address: any port, any path, this machine (RFC 8252 7.3).
+/// The broker's page has one with https.
 fn loopback_redirect(uri: &str) -> Option<Url> {
     let url = Url::parse(uri).ok()?;
     let loopback = matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    (url.scheme() == "http" && loopback && plain).then_some(url)
+    (["http", "https"].contains(&url.scheme()) && loopback && plain).then_some(url)
 }
 
 async fn authorize(
@@ -397,7 +398,7 @@ mod tests {
         assert!(judge(&request(), "client").is_ok());
         let untrusted = [
             AuthorizationRequest { client_id: "other".into(), ..request() },
-            AuthorizationRequest { redirect_uri: "https://127.0.0.1/".into(), ..request() },
+            AuthorizationRequest { redirect_uri: "ftp://127.0.0.1/".into(), ..request() },
             AuthorizationRequest { redirect_uri: "http://127.0.0.1.example/".into(), ..request() },
             AuthorizationRequest {
                 redirect_uri: "http://127.0.0.1@x.example/".into(),

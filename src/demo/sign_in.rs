@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::grants;
 use crate::tls::settings::TlsSettings;
+use crate::wire::oidc::challenge_of;
 
 /// Nobody listens there: the answer is read from the redirect itself.
 const REDIRECT_URI: &str = "http://127.0.0.1/callback";
@@ -110,7 +110,7 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     fn new(client_id: &'a str) -> Result<Self, SignInError> {
         let verifier = Zeroizing::new(random_text()?);
-        let challenge = grants::challenge_of(&verifier)
+        let challenge = challenge_of(&verifier)
             .ok_or_else(|| SignInError::Prepare("the verifier is too short".to_owned()))?;
         Ok(Self { client_id, state: random_text()?, verifier, challenge })
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use reqwest::{StatusCode, header};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +61,30 @@ impl HttpsClient {
         self.exchange(purpose, url, self.client.get(url), bearer).await
     }
 
+    /// `GET` of what may be known already: `tag` is the entity tag of what we
+    /// have (RFC 9110 13.1.2).
+    ///
+    /// # Errors
+    /// The other side's refusal, or what failed.
+    pub async fn get_if_changed(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        bearer: Option<&str>,
+        tag: Option<&str>,
+    ) -> Result<Fetched, DialError> {
+        let mut request = self.client.get(url);
+        if let Some(tag) = tag {
+            request = request.header(header::IF_NONE_MATCH, tag);
+        }
+        let (head, bytes) = self.answer(purpose, url, request, bearer).await?;
+        if head.status == StatusCode::NOT_MODIFIED && tag.is_some() {
+            return Ok(Fetched::Unchanged);
+        }
+        let bytes = successful(purpose, url, head.status, bytes)?;
+        Ok(Fetched::Body { bytes, tag: head.tag })
+    }
+
     /// `GET` of JSON.
     ///
     /// # Errors
@@ -95,6 +120,17 @@ impl HttpsClient {
         request: reqwest::RequestBuilder,
         bearer: Option<&str>,
     ) -> Result<Bytes, DialError> {
+        let (head, body) = self.answer(purpose, url, request, bearer).await?;
+        successful(purpose, url, head.status, body)
+    }
+
+    async fn answer(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        request: reqwest::RequestBuilder,
+        bearer: Option<&str>,
+    ) -> Result<(Head, Bytes), DialError> {
         let fail = |kind| DialError::new(purpose, url, kind);
         let request = match bearer {
             Some(token) => request.bearer_auth(token),
@@ -111,11 +147,9 @@ impl HttpsClient {
             }
             body.extend_from_slice(&chunk);
         }
-        if response.status().is_success() {
-            Ok(body.freeze())
-        } else {
-            Err(fail(refusal_of(response.status().as_u16(), &body)))
-        }
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let head = Head { status: response.status(), tag: tag.map(ToOwned::to_owned) };
+        Ok((head, body.freeze()))
     }
 
     fn kind_of(&self, error: &reqwest::Error) -> DialErrorKind {
@@ -140,6 +174,35 @@ impl HttpsClient {
 impl fmt::Debug for HttpsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpsClient").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// What we have is right.
+    Unchanged,
+    Body {
+        bytes: Bytes,
+        tag: Option<String>,
+    },
+}
+
+struct Head {
+    status: StatusCode,
+    tag: Option<String>,
+}
+
+fn successful(
+    purpose: Purpose,
+    url: &str,
+    status: StatusCode,
+    body: Bytes,
+) -> Result<Bytes, DialError> {
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(DialError::new(purpose, url, refusal_of(status.as_u16(), &body)))
     }
 }
 

@@ -248,6 +248,10 @@ fn decode(bytes: &[u8]) -> Result<(String, Encoding), RdpFileError> {
         let text: Result<String, _> = char::decode_utf16(units).collect();
         return Ok((text.map_err(|_| RdpFileError::Encoding)?, Encoding::Utf16));
     }
+    // UTF-16 without its mark would pass for UTF-8 full of NULs.
+    if bytes.iter().take(2).any(|byte| *byte == 0) {
+        return Err(RdpFileError::Encoding);
+    }
     let utf8 = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
     let text = std::str::from_utf8(utf8).map_err(|_| RdpFileError::Encoding)?;
     Ok((text.to_owned(), Encoding::Utf8))
@@ -321,9 +325,29 @@ mod tests {
     }
 
     #[test]
+    fn both_encodings_are_known_by_their_mark() {
+        let text = "full address:s:bücher\r\n";
+        let utf16 =
+            |order: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(order).collect::<Vec<_>>();
+        let (little, big) = (utf16(u16::to_le_bytes), utf16(u16::to_be_bytes));
+        for readable in [
+            text.as_bytes().to_vec(),
+            [b"\xef\xbb\xbf", text.as_bytes()].concat(),
+            [&b"\xff\xfe"[..], &little].concat(),
+        ] {
+            assert_eq!(RdpFile::parse(&readable).unwrap().to_text(), text, "{readable:?}");
+        }
+        for unreadable in [little, big.clone(), [&b"\xfe\xff"[..], &big].concat()] {
+            assert_eq!(RdpFile::parse(&unreadable).unwrap_err(), RdpFileError::Encoding);
+        }
+    }
+
+    #[test]
     fn limits_hold() {
-        let large = vec![b'\n'; FILE_BYTES_MAX + 1];
-        assert_eq!(RdpFile::parse(&large).unwrap_err(), RdpFileError::TooLarge(large.len()));
+        for large in [FILE_BYTES_MAX + 1, 10 * 1024 * 1024] {
+            let large = vec![b'\n'; large];
+            assert_eq!(RdpFile::parse(&large).unwrap_err(), RdpFileError::TooLarge(large.len()));
+        }
         let most = "a:s:1\n".repeat(SETTINGS_MAX);
         assert!(RdpFile::parse(most.as_bytes()).is_ok());
         let more = format!("{most}a:s:1");

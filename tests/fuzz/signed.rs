@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ringway::broker::ca::{Authority, machine_identity};
+use ringway::broker::feed::cookie::{CookieKey, Purpose, cookie_in};
 use ringway::broker::identity::jwt::{self, JwtRules};
 use ringway::config::state_dir::StateDir;
 use ringway::core::clock::UnixMillis;
@@ -141,6 +142,7 @@ pub fn identity_token(input: &[u8]) {
         audience: "ringway".into(),
         algorithms: vec!["EdDSA".parse().unwrap(), "RS256".parse().unwrap()],
         user_claim: "sub".into(),
+        display_claim: None,
         groups_claim: "groups".into(),
         leeway_s: 60,
     };
@@ -150,6 +152,23 @@ pub fn identity_token(input: &[u8]) {
             let (message, signature) = token.rsplit_once('.').unwrap();
             let ours = URL_SAFE_NO_PAD.encode(key().sign(message.as_bytes()));
             assert_eq!(signature, ours, "believed, and nobody signed it");
+        }
+        Err(code) => assert!((6_000..7_000).contains(&code.facts().number), "{code:?}"),
+    }
+}
+
+/// A whole `Cookie` header; the broker signed the one in the corpus.
+pub fn feed_cookie(input: &[u8]) {
+    let Ok(header) = std::str::from_utf8(input) else { return };
+    let Some(value) = cookie_in(header, ".ASPXAUTH") else { return };
+    assert!(!value.contains(';') && header.contains(".ASPXAUTH="));
+    let key = CookieKey::new(&[7; 32]);
+    let opened = key.open::<serde_json::Value>(Purpose::Feed, value, NOW);
+    assert!(key.open::<serde_json::Value>(Purpose::SignIn, value, NOW).is_err() || opened.is_err());
+    match opened {
+        Ok(content) => {
+            let signed = r#"{"groups":["staff"],"user":"ann"}"#;
+            assert_eq!(content.to_string(), signed, "believed, and nobody signed it");
         }
         Err(code) => assert!((6_000..7_000).contains(&code.facts().number), "{code:?}"),
     }

@@ -24,6 +24,7 @@ use ringway::wire::enroll::{EnrolRequest, EnrolResponse};
 use ringway::wire::feed::{Discovery, Feed};
 use ringway::wire::http_head::{HeadStatus, RequestHead};
 use ringway::wire::relay_answer::{self, Answer};
+use ringway::wire::tswp::Schema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,11 +39,13 @@ pub struct Target {
 }
 
 pub const ALL: &[Target] = &[
+    Target { name: "accept", run: accept, cost: 1 },
     Target { name: "admin", run: admin, cost: 1 },
     Target { name: "arm", run: arm, cost: 1 },
     Target { name: "channel", run: channel, cost: 1 },
     Target { name: "enrol_request", run: signed::enrol_request, cost: 4 },
     Target { name: "enrol_token", run: enrol_token, cost: 1 },
+    Target { name: "feed_cookie", run: signed::feed_cookie, cost: 4 },
     Target { name: "http_head", run: http_head, cost: 1 },
     Target { name: "identity_token", run: signed::identity_token, cost: 4 },
     Target { name: "rdp_file", run: signed::rdp_file, cost: 4 },
@@ -81,6 +84,20 @@ pub fn http_head(input: &[u8]) {
     assert_eq!(named("content-length:") == 0, head.header("content-length").is_none());
     assert!(!head.path.contains(['?', ' ', '\r', '\n']));
     assert!(head.bearer().is_none_or(|token| token.trim() == token));
+}
+
+/// A broker reads what kind of feed a stranger can read.
+pub fn accept(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let schema = Schema::asked_for(text);
+    if schema == Schema::V1_1 {
+        return;
+    }
+    let lower = text.to_ascii_lowercase();
+    assert!(lower.contains("application/x-msts-radc+xml") && lower.contains("radc_schema_version"));
+    assert!(lower.contains(schema.version()), "nobody asked for {}", schema.version());
+    let with_others = format!("text/xml, {text}, */*");
+    assert_eq!(Schema::asked_for(&with_others), schema, "what else is accepted matters");
 }
 
 /// An agent and a connector read a gateway's answer.

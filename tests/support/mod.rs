@@ -1,6 +1,7 @@
 //! The harness: real programs and fake parties around Ringway.
 
 pub mod ca;
+pub mod chromium;
 pub mod deployment;
 pub mod desktop;
 pub mod fake_broker;

@@ -33,18 +33,28 @@ pub struct Subscriber {
 impl Subscriber {
     /// One gateway is enough: somebody has to be named in the files.
     pub async fn start() -> Self {
+        Self::start_with(settings()).await
+    }
+
+    /// The same with other settings; who signs in is set here.
+    pub async fn start_with(settings: WorldSettings) -> Self {
         ringway::tls::install_provider();
         let (ca, folder) = (TestCa::new(), tempfile::tempdir().unwrap());
         let issuer = issuer(&ca).await;
         let ca_file = folder.path().join("issuer-ca.pem");
         std::fs::write(&ca_file, ca.pem()).unwrap();
-        let mut settings = WorldSettings { gateways: 1, ..settings() };
+        let mut settings = WorldSettings { gateways: 1, ..settings };
         settings.identity.issuer = Some(issuer.issuer_url().to_owned());
         settings.identity.audience = Some(CLIENT_ID.into());
         settings.identity.client_id = Some(CLIENT_ID.into());
         settings.identity.ca_file = Some(ca_file);
         settings.identity.user_claim = Some("preferred_username".into());
         Self { stage: Stage::start_with(settings).await, issuer, ca, folder }
+    }
+
+    /// Trust in the identity provider.
+    pub fn issuer_roots(&self) -> rustls::RootCertStore {
+        self.ca.roots()
     }
 
     /// Another issuer of the same make, which the broker does not know.

@@ -4,18 +4,27 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm};
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::User;
 use crate::core::codes::Code;
+use crate::wire::oidc::{is_nonce, texts};
 
-/// A longer token is not looked at.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// Groups of one user that are looked at.
-const GROUPS_MAX: usize = 1_024;
+/// A longer token is not looked at. Half of what gateways take as the head of a
+/// request.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// A token with more groups, or with a longer one, is refused: whoever is in a
+/// group that was left out would be told that nothing is assigned to them.
+pub const GROUPS_MAX: usize = 1_024;
+pub const GROUP_BYTES_MAX: usize = 512;
+/// Ways of signing in (`amr`) that are looked at; there are some twenty
+/// (RFC 8176).
+const METHODS_MAX: usize = 32;
+/// Claims with a name to show, the best first.
+const DISPLAY_CLAIMS: [&str; 3] = ["name", "preferred_username", "upn"];
 
 /// What a token must be.
 #[derive(Clone, Debug)]
@@ -25,6 +34,8 @@ pub struct JwtRules {
     pub algorithms: Vec<Algorithm>,
     /// The claim that names the user.
     pub user_claim: String,
+    /// The claim with the name to show, instead of [`DISPLAY_CLAIMS`].
+    pub display_claim: Option<String>,
     pub groups_claim: String,
     pub leeway_s: u64,
 }
@@ -46,8 +57,40 @@ struct Header {
 /// # Errors
 /// One of the `token_*` codes.
 pub fn verify(token: &str, rules: &JwtRules, keys: &[Jwk], now_s: u64) -> Result<User, Code> {
+    judge_claims(&signed_claims(token, &rules.algorithms, keys)?, rules, now_s)
+}
+
+/// The same of an ID token, which must answer the request that `nonce` was made
+/// for (OpenID Connect Core 3.1.3.7). `rules.audience` is the client.
+///
+/// # Errors
+/// One of the `token_*` codes.
+pub fn verify_id_token(
+    token: &str,
+    rules: &JwtRules,
+    keys: &[Jwk],
+    now_s: u64,
+    nonce: &str,
+) -> Result<User, Code> {
+    let claims = signed_claims(token, &rules.algorithms, keys)?;
+    let user = judge_claims(&claims, rules, now_s)?;
+    // Whom it was made for, when it is for several.
+    match claims.get("azp") {
+        Some(client) if client.as_str() != Some(&rules.audience) => {
+            return Err(Code::TokenWrongAudience);
+        }
+        _ => {}
+    }
+    if is_nonce(claims.get("nonce").and_then(Value::as_str), Some(nonce)) {
+        Ok(user)
+    } else {
+        Err(Code::TokenWrongNonce)
+    }
+}
+
+fn signed_claims(token: &str, algorithms: &[Algorithm], keys: &[Jwk]) -> Result<Value, Code> {
     if token.len() > TOKEN_BYTES_MAX {
-        return Err(Code::TokenMalformed);
+        return Err(Code::TokenTooLong);
     }
     let (message, signature) = token.rsplit_once('.').ok_or(Code::TokenMalformed)?;
     let (header, claims) = message.split_once('.').ok_or(Code::TokenMalformed)?;
@@ -59,7 +102,7 @@ pub fn verify(token: &str, rules: &JwtRules, keys: &[Jwk], now_s: u64) -> Result
         .alg
         .as_str()
         .and_then(|name| name.parse().ok())
-        .filter(|algorithm| rules.algorithms.contains(algorithm))
+        .filter(|algorithm| algorithms.contains(algorithm))
         .ok_or(Code::TokenWrongAlgorithm)?;
     let key = find_key(keys, header.kid.as_deref(), algorithm)?;
     let key = DecodingKey::from_jwk(key).map_err(|_| Code::TokenUnknownKey)?;
@@ -67,7 +110,7 @@ pub fn verify(token: &str, rules: &JwtRules, keys: &[Jwk], now_s: u64) -> Result
         Ok(true) => {}
         Ok(false) | Err(_) => return Err(Code::TokenBadSignature),
     }
-    judge_claims(&read(claims)?, rules, now_s)
+    read(claims)
 }
 
 fn read<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, Code> {
@@ -78,10 +121,10 @@ fn read<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, Code> {
 /// The key that the token names. A token without a key id can only be meant
 /// for a sole key. The key decides which algorithms it is for, not the token.
 fn find_key<'a>(keys: &'a [Jwk], kid: Option<&str>, algorithm: Algorithm) -> Result<&'a Jwk, Code> {
-    let key = match (kid, keys) {
-        (Some(kid), _) => keys.iter().find(|key| key.common.key_id.as_deref() == Some(kid)),
-        (None, [only]) => Some(only),
-        (None, _) => None,
+    let mut signing = keys.iter().filter(|key| signs(key));
+    let key = match kid {
+        Some(kid) => signing.find(|key| key.common.key_id.as_deref() == Some(kid)),
+        None => signing.next().filter(|_| signing.next().is_none()),
     };
     let key = key.ok_or(Code::TokenUnknownKey)?;
     let fits = match &key.algorithm {
@@ -125,23 +168,35 @@ fn judge_claims(claims: &Value, rules: &JwtRules, now_s: u64) -> Result<User, Co
     let text = |claim: &str| {
         claims.get(claim).and_then(Value::as_str).filter(|text| is_printable_name(text))
     };
+    let name = text(&rules.user_claim).ok_or(Code::TokenWithoutUser)?;
+    let display_name = match &rules.display_claim {
+        Some(claim) => text(claim),
+        None => DISPLAY_CLAIMS.into_iter().find_map(text),
+    };
+    let methods = texts(claims.get("amr")).take(METHODS_MAX);
     Ok(User {
-        name: text(&rules.user_claim).ok_or(Code::TokenMalformed)?.to_owned(),
-        groups: texts(claims.get(&rules.groups_claim))
-            .take(GROUPS_MAX)
-            .map(str::to_owned)
-            .collect(),
+        name: name.to_owned(),
+        display_name: display_name.unwrap_or(name).to_owned(),
+        groups: groups(claims, &rules.groups_claim)?,
+        amr: methods.map(str::to_owned).collect(),
+        acr: text("acr").map(str::to_owned),
     })
 }
 
-/// One text, or the texts of a list: `aud` and group claims come as either.
-fn texts(claim: Option<&Value>) -> impl Iterator<Item = &str> {
-    let list = match claim {
-        Some(Value::Array(list)) => list.as_slice(),
-        Some(one) => std::slice::from_ref(one),
-        None => &[],
-    };
-    list.iter().filter_map(Value::as_str)
+fn groups(claims: &Value, claim: &str) -> Result<Vec<String>, Code> {
+    // Core 5.6.2: they are somewhere else. Entra does so when there are many.
+    let elsewhere = claims.get("_claim_names").and_then(|names| names.get(claim)).is_some();
+    let count = texts(claims.get(claim)).take(GROUPS_MAX + 1).count();
+    let mut lengths = texts(claims.get(claim)).map(str::len);
+    if elsewhere || count > GROUPS_MAX || lengths.any(|length| length > GROUP_BYTES_MAX) {
+        return Err(Code::TokenGroupsOverLimit);
+    }
+    Ok(texts(claims.get(claim)).map(str::to_owned).collect())
+}
+
+/// Whether a key is for signatures, as far as it says.
+fn signs(key: &Jwk) -> bool {
+    !matches!(key.common.public_key_use, Some(PublicKeyUse::Encryption))
 }
 
 /// A NumericDate (RFC 7519 2): seconds, perhaps with a fraction.
@@ -167,140 +222,5 @@ fn is_printable_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(in crate::broker) mod tests {
-    use jsonwebtoken::{EncodingKey, encode};
-    use serde_json::json;
-
-    use super::*;
-
-    const NOW_S: u64 = 1_800_000_000;
-
-    /// A key of an identity provider, for tests.
-    pub(in crate::broker) struct IssuerKey {
-        encoding: EncodingKey,
-        pub(in crate::broker) jwk: Jwk,
-    }
-
-    impl IssuerKey {
-        pub(in crate::broker) fn new(kid: &str) -> Self {
-            let pair = rcgen::KeyPair::generate().unwrap();
-            let encoding = EncodingKey::from_ec_der(&pair.serialize_der());
-            let mut jwk = Jwk::from_encoding_key(&encoding, Algorithm::ES256).unwrap();
-            jwk.common.key_id = Some(kid.into());
-            Self { encoding, jwk }
-        }
-
-        pub(in crate::broker) fn token(&self, claims: &Value) -> String {
-            let mut header = jsonwebtoken::Header::new(Algorithm::ES256);
-            header.kid = self.jwk.common.key_id.clone();
-            encode(&header, claims, &self.encoding).unwrap()
-        }
-    }
-
-    fn rules() -> JwtRules {
-        JwtRules {
-            issuer: "https://issuer.example".into(),
-            audience: "ringway".into(),
-            algorithms: vec![Algorithm::RS256, Algorithm::ES256],
-            user_claim: "preferred_username".into(),
-            groups_claim: "groups".into(),
-            leeway_s: 60,
-        }
-    }
-
-    pub(in crate::broker) fn claims() -> Value {
-        json!({
-            "iss": "https://issuer.example", "aud": ["other", "ringway"], "sub": "17",
-            "preferred_username": "ann", "exp": NOW_S + 300, "nbf": NOW_S - 5,
-            "groups": ["staff"],
-        })
-    }
-
-    fn with(claim: &str, value: Value) -> Value {
-        let mut claims = claims();
-        claims[claim] = value;
-        claims
-    }
-
-    #[test]
-    fn a_right_token_names_user_and_groups() {
-        let key = IssuerKey::new("k1");
-        let keys = std::slice::from_ref(&key.jwk);
-        let user = verify(&key.token(&claims()), &rules(), keys, NOW_S).unwrap();
-        assert_eq!(
-            (user.name.as_str(), user.groups.as_slice()),
-            ("ann", &["staff".to_owned()][..])
-        );
-        let by_sub = JwtRules { user_claim: "sub".into(), ..rules() };
-        let token = key.token(&claims());
-        assert_eq!(verify(&token, &by_sub, &[key.jwk], NOW_S).unwrap().name, "17");
-    }
-
-    #[test]
-    fn each_refusal_has_its_own_code() {
-        let (key, stranger) = (IssuerKey::new("k1"), IssuerKey::new("k1"));
-        let keys = [key.jwk.clone()];
-        for (claim, value, code) in [
-            ("iss", json!("https://other.example"), Code::TokenWrongIssuer),
-            ("iss", json!(null), Code::TokenWrongIssuer),
-            ("aud", json!("other"), Code::TokenWrongAudience),
-            ("aud", json!([]), Code::TokenWrongAudience),
-            ("exp", json!(NOW_S - 60), Code::TokenExpired),
-            ("exp", json!("soon"), Code::TokenMalformed),
-            ("exp", json!(null), Code::TokenMalformed),
-            ("nbf", json!(NOW_S + 61), Code::TokenNotYetValid),
-            ("preferred_username", json!("a\nb"), Code::TokenMalformed),
-            ("preferred_username", json!(null), Code::TokenMalformed),
-        ] {
-            let outcome = verify(&key.token(&with(claim, value.clone())), &rules(), &keys, NOW_S);
-            assert_eq!(outcome, Err(code), "{claim} {value}");
-        }
-        let good = key.token(&claims());
-        let judge = |token: &str, keys: &[Jwk]| verify(token, &rules(), keys, NOW_S).unwrap_err();
-        assert_eq!(judge("", &keys), Code::TokenMalformed);
-        assert_eq!(judge("a.b", &keys), Code::TokenMalformed);
-        assert_eq!(judge("a.b.c", &keys), Code::TokenMalformed);
-        assert_eq!(judge(&"x".repeat(TOKEN_BYTES_MAX + 1), &keys), Code::TokenMalformed);
-        assert_eq!(judge(&good, &[]), Code::TokenUnknownKey);
-        assert_eq!(judge(&good, &[IssuerKey::new("k2").jwk]), Code::TokenUnknownKey);
-        assert_eq!(judge(&good, &[stranger.jwk]), Code::TokenBadSignature);
-        let (message, _) = good.rsplit_once('.').unwrap();
-        assert_eq!(judge(&format!("{message}."), &keys), Code::TokenBadSignature);
-    }
-
-    #[test]
-    fn the_token_does_not_choose_its_algorithm() {
-        let key = IssuerKey::new("k1");
-        let keys = [key.jwk.clone()];
-        let good = key.token(&claims());
-        let (_, rest) = good.split_once('.').unwrap();
-        for alg in ["none", "None", "HS256", "ES384", "RS256", ""] {
-            let header = URL_SAFE_NO_PAD.encode(json!({"alg": alg, "kid": "k1"}).to_string());
-            let forged = format!("{header}.{rest}");
-            let outcome = verify(&forged, &rules(), &keys, NOW_S);
-            assert_eq!(outcome, Err(Code::TokenWrongAlgorithm), "{alg}");
-        }
-        let narrow = JwtRules { algorithms: vec![Algorithm::RS256], ..rules() };
-        assert_eq!(verify(&good, &narrow, &keys, NOW_S), Err(Code::TokenWrongAlgorithm));
-        let header = json!({"alg": "ES256", "kid": "k1", "crit": ["b64"]}).to_string();
-        let forged = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
-        assert_eq!(verify(&forged, &rules(), &keys, NOW_S), Err(Code::TokenMalformed));
-    }
-
-    #[test]
-    fn a_token_without_a_key_id_needs_a_sole_key() {
-        let mut key = IssuerKey::new("k1");
-        key.jwk.common.key_id = None;
-        let token = key.token(&claims());
-        assert!(verify(&token, &rules(), &[key.jwk.clone()], NOW_S).is_ok());
-        let two = [key.jwk.clone(), IssuerKey::new("k2").jwk];
-        assert_eq!(verify(&token, &rules(), &two, NOW_S), Err(Code::TokenUnknownKey));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_is_believed_or_panics(text in "[a-zA-Z0-9_.=-]{0,80}") {
-            proptest::prop_assert!(verify(&text, &rules(), &[], NOW_S).is_err());
-        }
-    }
-}
+#[path = "jwt_tests.rs"]
+pub(in crate::broker) mod tests;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::super::ca::Authority;
 use super::super::identity::Judge;
-use super::super::identity::issuer::IssuerKeys;
+use super::super::identity::issuer::{Issuer as KnownIssuer, IssuerLimits};
 use super::super::identity::jwt::tests::{IssuerKey, claims};
 use super::super::testing::TemporaryDir;
 use crate::config::broker::{Identity, Limits};
@@ -81,11 +81,15 @@ impl Issuer {
     }
 
     fn token(&self, key: &IssuerKey) -> String {
+        key.token(&self.claims())
+    }
+
+    fn claims(&self) -> Value {
         let mut claims = claims();
         claims["iss"] = json!(self.url);
         claims["exp"] = json!(UnixMillis::now().0 / 1_000 + 300);
         claims["nbf"] = json!(0);
-        key.token(&claims)
+        claims
     }
 }
 
@@ -93,7 +97,12 @@ async fn discovery(State(published): State<Published>) -> Json<Value> {
     published.asked.fetch_add(1, Ordering::Relaxed);
     let issuer = published.issuer.lock().unwrap().clone();
     let own = issuer.trim_end_matches("/other");
-    Json(json!({ "issuer": issuer, "jwks_uri": format!("{own}/keys") }))
+    Json(json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{own}/keys"),
+        "authorization_endpoint": format!("{own}/authorize"),
+        "token_endpoint": format!("{own}/token"),
+    }))
 }
 
 fn jwk(key: &IssuerKey) -> Value {
@@ -101,7 +110,7 @@ fn jwk(key: &IssuerKey) -> Value {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_once_and_a_stranger_cannot_make_us_ask_again() {
+async fn keys_are_fetched_once_and_strangers_cannot_make_us_ask_for_each_of_them() {
     crate::tls::install_provider();
     let (key, stranger) = (IssuerKey::new("k1"), IssuerKey::new("k2"));
     let of_another_kind = json!({ "kty": "future", "kid": "k9" });
@@ -114,12 +123,14 @@ async fn keys_are_fetched_once_and_a_stranger_cannot_make_us_ask_again() {
             "sub is the default"
         );
     }
-    for _ in 0..5 {
+    assert_eq!(judge.judge("no token").await.unwrap_err().code, Code::TokenMalformed);
+    assert_eq!(issuer.published.asked.load(Ordering::Relaxed), 1);
+    for _ in 0..100 {
         let refusal = judge.judge(&issuer.token(&stranger)).await.unwrap_err();
         assert_eq!(refusal.code, Code::TokenUnknownKey);
     }
-    assert_eq!(judge.judge("no token").await.unwrap_err().code, Code::TokenMalformed);
-    assert_eq!(issuer.published.asked.load(Ordering::Relaxed), 1);
+    let asked = issuer.published.asked.load(Ordering::Relaxed);
+    assert!((2..50).contains(&asked), "asked {asked} times for 100 strangers");
 
     // An outage: what is known stays good.
     issuer.server.abort();
@@ -136,21 +147,69 @@ async fn rotated_keys_are_found_and_an_outage_is_bridged_for_the_grace() {
         .tls_backend_preconfigured(TlsSettings::default().client(roots).unwrap())
         .build()
         .unwrap();
-    let (grace, no_pause) = (Duration::from_secs(60), Duration::ZERO);
-    let keys = Arc::new(IssuerKeys::new(client, issuer.url.clone(), grace, no_pause));
-    assert_eq!(keys.keys().await.unwrap(), std::slice::from_ref(&old.jwk));
+    let known = |refresh_after, offline_grace| {
+        let limits = IssuerLimits {
+            refresh_after,
+            offline_grace,
+            fetch_interval: Duration::ZERO,
+            fetches_in_a_row_max: 1,
+        };
+        Arc::new(KnownIssuer::new(client.clone(), issuer.url.clone(), limits))
+    };
+    let keys = known(Duration::from_secs(3_600), Duration::from_secs(60));
+    let without_grace = known(Duration::ZERO, Duration::ZERO);
+    assert_eq!(keys.published().await.unwrap().keys, std::slice::from_ref(&old.jwk));
     *issuer.published.keys.lock().unwrap() = vec![jwk(&new)];
     assert_eq!(
-        keys.keys().await.unwrap(),
+        keys.published().await.unwrap().keys,
         std::slice::from_ref(&old.jwk),
         "known keys answer at once"
     );
-    assert_eq!(keys.renewed_keys().await.unwrap(), std::slice::from_ref(&new.jwk));
-    issuer.server.abort();
-    let _aborted = issuer.server.await;
+    assert_eq!(keys.renewed().await.unwrap().keys, std::slice::from_ref(&new.jwk));
     *issuer.published.issuer.lock().unwrap() = "nobody".into();
-    assert_eq!(keys.renewed_keys().await, None);
-    assert_eq!(keys.keys().await.unwrap(), [new.jwk]);
+    assert!(keys.renewed().await.is_none());
+    assert_eq!(keys.published().await.unwrap().keys, [new.jwk]);
+    let gone = without_grace.published().await.unwrap_err();
+    assert_eq!(gone.code, Code::IdentityUnavailable);
+}
+
+#[tokio::test]
+async fn people_are_sent_to_the_issuers_endpoints_and_their_id_token_is_for_one_request() {
+    crate::tls::install_provider();
+    let key = IssuerKey::new("k1");
+    let issuer = Issuer::start(vec![jwk(&key)]).await;
+    let identity = |client_id: Option<&str>| Identity {
+        issuer: Some(issuer.url.clone()),
+        audience: Some("an API".into()),
+        client_id: client_id.map(str::to_owned),
+        ca_file: Some(issuer.ca.path().join("ca.pem")),
+        ..Identity::default()
+    };
+    let judge = |client_id| {
+        let (tls, patience) = (TlsSettings::default(), Duration::from_secs(10));
+        Judge::new(&identity(client_id), tls, patience).unwrap()
+    };
+    let page = judge(Some("ringway"));
+    let endpoints = page.sign_in_endpoints().await.unwrap();
+    assert_eq!(endpoints.client_id, "ringway");
+    assert_eq!(endpoints.authorization, format!("{}/authorize", issuer.url));
+    assert_eq!(endpoints.token, format!("{}/token", issuer.url));
+    assert_eq!(endpoints.device_authorization, None);
+
+    let mut claims = issuer.claims();
+    claims["nonce"] = json!("n-1");
+    let token = key.token(&claims);
+    let user = page.judge_id_token(&token, "n-1").await.unwrap();
+    assert_eq!((user.name.as_str(), user.display_name.as_str()), ("17", "ann"));
+    let other = page.judge_id_token(&token, "n-2").await.unwrap_err();
+    assert_eq!(other.code, Code::TokenWrongNonce);
+    // It is no access token here: that has another audience.
+    assert_eq!(page.judge(&token).await.unwrap_err().code, Code::TokenWrongAudience);
+
+    let without_client = judge(None).sign_in_endpoints().await.unwrap_err();
+    assert_eq!(without_client.code, Code::IdentityUnavailable);
+    let nowhere = judge(None).judge_id_token(&token, "n-1").await.unwrap_err();
+    assert_eq!(nowhere.code, Code::IdentityUnavailable);
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ impl BrokerConfig {
             _ => {}
         }
         self.check_identity(path)?;
+        self.check_workspaces(path)?;
         self.check_resources(path)?;
         self.check_limits(path)
     }
@@ -67,6 +68,31 @@ impl BrokerConfig {
                 );
             }
         }
+        let is_scope = |scope: &String| {
+            let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+            !scope.is_empty() && scope.bytes().all(plain)
+        };
+        if let Some(scope) = identity.scopes.iter().find(|scope| !is_scope(scope)) {
+            return fail(
+                "broker.identity.scopes",
+                format!("{scope:?} cannot be a scope"),
+                "list each scope by itself, such as [\"openid\", \"profile\"]",
+            );
+        }
+        if !identity.scopes.is_empty() && !identity.scopes.iter().any(|scope| scope == "openid") {
+            return fail(
+                "broker.identity.scopes",
+                "lacks openid".into(),
+                "add \"openid\": without it there is no ID token",
+            );
+        }
+        if identity.refresh_s == Some(0) {
+            return fail(
+                "broker.identity.refresh_s",
+                "is 0".into(),
+                "remove the key to get its default",
+            );
+        }
         for algorithm in identity.algorithms() {
             if !ALGORITHMS.contains(&algorithm.as_str()) {
                 return fail(
@@ -88,6 +114,38 @@ impl BrokerConfig {
         Ok(())
     }
 
+    fn check_workspaces(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |key, problem: String, remedy| {
+            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
+        };
+        let workspaces = self.all_workspaces();
+        let mut names = HashSet::new();
+        for workspace in &workspaces {
+            if !names.insert(&workspace.name) {
+                let problem = format!("{} is declared twice", workspace.name);
+                return fail("broker.workspaces", problem, "give each workspace its own name");
+            }
+            if [workspace.title(), &workspace.description].iter().any(|t| has_control(t)) {
+                return fail(
+                    "broker.workspaces.title",
+                    format!("title or description of {} has a control character", workspace.name),
+                    "write each on one line",
+                );
+            }
+        }
+        for resource in &self.resources {
+            let workspace = self.workspace_of(resource);
+            if !names.contains(workspace) {
+                return fail(
+                    "broker.resources.workspace",
+                    format!("{} names workspace {workspace}, which is not declared", resource.id),
+                    "declare it under [[broker.workspaces]] or correct its name",
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn check_resources(&self, path: &Path) -> Result<(), ConfigError> {
         let fail = |key, problem: String, remedy| {
             Err(ConfigError::Value { path: path.into(), key, problem, remedy })
@@ -102,6 +160,15 @@ impl BrokerConfig {
                 return fail(key, problem, remedy);
             }
         }
+        if let Some(pool) = self.pools.iter().find(|pool| pool.asks_for_strength())
+            && self.identity.issuer.is_none()
+        {
+            return fail(
+                "broker.pools.require_amr",
+                format!("pool {} asks how users signed in, and there is no issuer", pool.name),
+                "set identity.issuer: static tokens do not say, so nobody could get in",
+            );
+        }
         let mut resources = HashSet::new();
         for resource in &self.resources {
             if !resources.insert(&resource.id) {
@@ -115,7 +182,7 @@ impl BrokerConfig {
                     "declare the pool under [[broker.pools]] or correct its name",
                 );
             }
-            if resource.title.chars().any(char::is_control) {
+            if has_control(&resource.title) {
                 return fail(
                     "broker.resources.title",
                     format!("the title of {} has a control character", resource.id),
@@ -142,6 +209,13 @@ impl BrokerConfig {
                 "no ticket lives longer than a minute; keep the default of 30000",
             );
         }
+        if limits.feed_cookie_lifetime_ms > FEED_COOKIE_LIFETIME_MS_MAX {
+            return fail(
+                "broker.limits.feed_cookie_lifetime_ms",
+                format!("{} is more than a day", limits.feed_cookie_lifetime_ms),
+                "keep it short: what was signed cannot be taken back; the default is 3600000",
+            );
+        }
         let none_is_zero = [
             limits.handshake_timeout_ms,
             limits.request_timeout_ms,
@@ -151,6 +225,7 @@ impl BrokerConfig {
             limits.start_timeout_ms,
             limits.gateway_table_interval_ms,
             limits.identity_timeout_ms,
+            limits.feed_cookie_lifetime_ms,
             limits.handshakes_max as u64,
             limits.handshakes_per_address_max as u64,
             limits.connections_max as u64,
@@ -168,6 +243,13 @@ impl BrokerConfig {
         }
         Ok(())
     }
+}
+
+/// A feed cookie outlives changes of a user's groups.
+const FEED_COOKIE_LIFETIME_MS_MAX: u64 = 86_400_000;
+
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
 }
 
 /// Public key signatures only: a shared secret would let every verifier sign.

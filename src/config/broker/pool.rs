@@ -35,6 +35,13 @@ pub struct Pool {
     /// When clients are told to try again.
     #[serde(default = "default_start_retry_ms")]
     pub start_retry_ms: u64,
+    /// How users must have signed in (RFC 8176): all of these must be in the
+    /// token's `amr`.
+    #[serde(default)]
+    pub require_amr: Vec<String>,
+    /// One of these must be the token's `acr`.
+    #[serde(default)]
+    pub require_acr: Vec<String>,
 }
 
 /// Whose the hosts of a pool are.
@@ -68,6 +75,12 @@ const fn default_start_retry_ms() -> u64 {
 const PLACEHOLDERS: [&str; 3] = ["{pool}", "{host}", "{user}"];
 
 impl Pool {
+    /// Whether it matters how its users signed in.
+    #[must_use]
+    pub fn asks_for_strength(&self) -> bool {
+        !self.require_amr.is_empty() || !self.require_acr.is_empty()
+    }
+
     #[must_use]
     pub fn rules(&self) -> PoolRules {
         let kind = match (self.kind, self.assignment) {

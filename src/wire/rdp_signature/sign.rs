@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use der::{Decode as _, Encode as _};
@@ -43,6 +44,7 @@ pub enum SignError {
 pub struct Signer {
     leaf: Certificate,
     others: Vec<Certificate>,
+    certificate_sha256: String,
     /// Freed with zeroes by aws-lc.
     key: RsaKeyPair,
 }
@@ -74,13 +76,21 @@ impl Signer {
         if public != key.public_key().as_ref() {
             return Err(SignError::KeyMismatch);
         }
-        Ok(Self { leaf, others, key })
+        let certificate_sha256 = hex::encode(digest(&SHA256, &leaf.to_der()?));
+        Ok(Self { leaf, others, certificate_sha256, key })
     }
 
     /// RFC 4514 name of the signer.
     #[must_use]
     pub fn subject(&self) -> String {
         self.leaf.tbs_certificate.subject.to_string()
+    }
+
+    /// SHA-256 of the signer's certificate, in hex. A file that is signed again
+    /// by the same certificate is the same, byte for byte.
+    #[must_use]
+    pub fn certificate_sha256(&self) -> &str {
+        &self.certificate_sha256
     }
 
     /// A copy of the file with a new signature over every setting that can be
