@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 done; 1 the command failed and said why; 2 the arguments are
 //! wrong (clap); 3 a check ran and found something wrong (`config check`,
-//! `rdp verify`).
+//! `login --status`, `rdp verify`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +35,10 @@ pub enum Command {
     /// Create and list enrolment tokens (on the broker)
     #[command(subcommand)]
     Token(crate::broker::token::Command),
+    /// Sign in at a broker's identity provider, for subscribe and connect
+    Login(crate::connect::login::Args),
+    /// Forget a sign-in
+    Logout(crate::connect::login::LogoutArgs),
     /// Fetch your desktops and applications as .rdp files
     Subscribe(crate::connect::subscribe::Args),
     /// Open a desktop: join the session and offer it on a loopback port
@@ -76,6 +80,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Agent(args) => crate::agent::run(&args.config),
         Command::Enroll(args) => crate::channel::enroll::run(args),
         Command::Token(command) => crate::broker::token::run(command),
+        Command::Login(args) => crate::connect::login::run(args),
+        Command::Logout(args) => crate::connect::login::logout(args),
         Command::Subscribe(args) => crate::connect::subscribe::run(args),
         Command::Connect(args) => crate::connect::run(args),
         Command::Rdp(command) => rdp::run(command),

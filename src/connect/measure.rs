@@ -12,8 +12,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::token::TokenSource;
 use crate::core::ids::GatewayId;
-use crate::core::secret::Secret;
 use crate::dial::http::HttpsClient;
 use crate::dial::probe::shortest_round_trip;
 use crate::dial::{Dialer, Endpoint, Purpose};
@@ -53,7 +53,7 @@ struct Survey {
 #[derive(Clone, Debug)]
 struct Surveyor {
     entry: Endpoint,
-    token: Secret,
+    token: TokenSource,
     https: HttpsClient,
     dialer: Dialer,
     seen: Arc<Mutex<HashMap<GatewayId, Seen>>>,
@@ -75,7 +75,7 @@ pub struct Sightings {
 
 impl Ways {
     #[must_use]
-    pub fn new(entry: Endpoint, token: Secret, https: HttpsClient, dialer: Dialer) -> Self {
+    pub fn new(entry: Endpoint, token: TokenSource, https: HttpsClient, dialer: Dialer) -> Self {
         let surveyor = Surveyor { entry, token, https, dialer, seen: Arc::default() };
         Self { surveyor, last: Mutex::default() }
     }
@@ -144,8 +144,11 @@ impl Surveyor {
     /// Asks the entry gateway for the others, and measures all of them.
     async fn survey(&self) {
         let url = self.entry.url(GATEWAYS_PATH);
+        let Ok(token) = self.token.current().await else {
+            return; // As below.
+        };
         let asked: Result<GatewayList, _> =
-            self.https.get_json(Purpose::CLIENT_LEG, &url, Some(self.token.expose())).await;
+            self.https.get_json(Purpose::CLIENT_LEG, &url, Some(token.expose())).await;
         let mut gateways = match asked {
             Ok(list) => list.gateways,
             Err(error) => {

@@ -1,12 +1,14 @@
-//! The user's side: subscribe to a workspace ([`subscribe`], steps 1 to 6),
-//! open a desktop of it ([`session`], [`connector`], steps 7 to 12).
+//! The user's side: sign in ([`login`], step 2), subscribe to a workspace
+//! ([`subscribe`], steps 1 to 6), open a desktop of it ([`session`],
+//! [`connector`], steps 7 to 12).
 
 pub mod connector;
 mod local_peer;
+pub mod login;
 pub mod measure;
 pub mod session;
 pub mod subscribe;
-mod token;
+pub mod token;
 pub mod trust;
 
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::core::clock::UnixMillis;
+use crate::dial::Endpoint;
 use crate::tls::identity::{SYSTEM_ROOTS_FILE, read_chain, read_roots};
 
 pub use connector::{Connector, ConnectorError, ConnectorEvent, ConnectorSettings};
@@ -34,6 +37,10 @@ pub struct Args {
     file: PathBuf,
     #[command(flatten)]
     token: TokenArgs,
+    /// The broker whose sign-in to use [default: the one whose feed the file
+    /// came from]
+    #[arg(long, value_name = "URL")]
+    broker: Option<Endpoint>,
     /// Where to offer the desktop to an RDP client
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -83,7 +90,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (file, signer) = read_trusted(&args.file, &trust, UnixMillis::now())
         .map_err(|error| anyhow::anyhow!("{}", error.to_refusal()))?;
     let roots = read_roots(args.ca.as_deref())?;
-    let session = SessionSettings::from_rdp(&file, args.token.read()?, roots)?;
+    let token = match &args.broker {
+        Some(broker) => args.token.for_broker(broker)?,
+        None => args.token.for_gateway(&session::entry(&file)?)?,
+    };
+    let session = SessionSettings::from_rdp(&file, token, roots)?;
     tracing::info!(step = 6, entry = %session.entry, signer, "Read the .rdp file");
 
     let (heard, events) = mpsc::unbounded_channel();

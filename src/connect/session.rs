@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 
+use super::login::LoginError;
 use super::measure::{Sightings, Ways};
+use super::token::TokenSource;
 use crate::core::codes::Refusal;
-use crate::core::secret::Secret;
 use crate::core::tickets::Role;
 use crate::dial::endpoint::EndpointError;
 use crate::dial::http::HttpsClient;
@@ -31,7 +32,7 @@ pub struct SessionSettings {
     pub application: String,
     /// `loadbalanceinfo` of the .rdp file.
     pub load_balance_info: String,
-    pub token: Secret,
+    pub token: TokenSource,
     /// Trust in gateways.
     pub roots: RootCertStore,
     pub tls: TlsSettings,
@@ -45,23 +46,30 @@ impl SessionSettings {
     /// Names the setting that is missing or cannot be used.
     pub fn from_rdp(
         file: &RdpFile,
-        token: Secret,
+        token: impl Into<TokenSource>,
         roots: RootCertStore,
     ) -> Result<Self, ConnectError> {
         let text = |name: &'static str| file.string(name).map(str::trim).unwrap_or_default();
-        let gateway = text("gatewayhostname");
-        if gateway.is_empty() {
-            return Err(ConnectError::NoGateway);
-        }
         Ok(Self {
-            entry: format!("https://{gateway}").parse()?,
+            entry: entry(file)?,
             application: text("remoteapplicationprogram").to_owned(),
             load_balance_info: text("loadbalanceinfo").to_owned(),
-            token,
+            token: token.into(),
             roots,
             tls: TlsSettings::default(),
             dial: DialLimits::default(),
         })
+    }
+}
+
+/// The gateway that a file names.
+///
+/// # Errors
+/// When it names none that can be dialled.
+pub fn entry(file: &RdpFile) -> Result<Endpoint, ConnectError> {
+    match file.string("gatewayhostname").map(str::trim).unwrap_or_default() {
+        "" => Err(ConnectError::NoGateway),
+        gateway => Ok(format!("https://{gateway}").parse()?),
     }
 }
 
@@ -86,6 +94,8 @@ pub enum ConnectError {
     Tls(#[from] rustls::Error),
     #[error("cannot set up HTTPS: {0}")]
     Https(#[from] reqwest::Error),
+    #[error(transparent)]
+    Login(#[from] LoginError),
     #[error(transparent)]
     Dial(#[from] DialError),
 }
@@ -146,6 +156,7 @@ impl SessionOpener {
             ringway_rtt_samples: samples,
             ringway_unreachable: unreachable,
         };
+        let token = token.current().await?;
         let url = entry.url(CONNECTIONS_PATH);
         let answer: ConnectionResponse =
             self.https.post_json(Purpose::CLIENT_LEG, &url, Some(token.expose()), &request).await?;

@@ -200,19 +200,18 @@ async fn sign_in_and_subscribe(
     let teller = Teller::new("client", Some(clock.timeline()));
     teller.tell(1, None, format!("workspace {}", discovery.workspace));
 
-    let http = sign_in::http_client(issuer_ca.roots()?)?;
-    let access = sign_in::sign_in(
-        &http,
+    let tokens = sign_in::sign_in(
+        issuer_ca.roots()?,
         discovery.issuer.as_deref().unwrap_or(issuer.issuer_url()),
         discovery.client_id.as_deref().unwrap_or(CLIENT_ID),
     )
     .await?;
     teller.tell(2, None, "signed in");
-    let token = Secret::new(access.token.to_string());
+    let token = tokens.access_token;
 
     let subscription = subscribe::fetch(&SubscribeSettings {
         broker: world.broker_url().parse()?,
-        token: token.clone(),
+        token: token.clone().into(),
         out: world.directory().join("desktops"),
         roots: world.roots()?,
         signers: read_chain(&world.ca_file()?)?,

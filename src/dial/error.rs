@@ -17,6 +17,8 @@ impl Purpose {
     pub const MANAGE: Self = Self { side: Side::Broker, step: 0 };
     /// The client asks what there is to subscribe to.
     pub const DISCOVER: Self = Self { side: Side::Broker, step: 1 };
+    /// The client signs its user in at the identity provider.
+    pub const SIGN_IN: Self = Self { side: Side::Identity, step: 2 };
     /// The client asks for its feed.
     pub const FEED: Self = Self { side: Side::Broker, step: 3 };
     /// The client asks the entry gateway, or joins the chosen one.

@@ -3,15 +3,17 @@
 //! One connection per request: these are rare, and a kept connection that the
 //! other side has closed would turn into an error that nobody can act on.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reqwest::{StatusCode, header};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use super::{DialError, DialErrorKind, DialLimits, Phase, Purpose};
 use crate::core::codes::Refusal;
@@ -113,6 +115,21 @@ impl HttpsClient {
         from_json(purpose, url, &self.exchange(purpose, url, request, bearer).await?)
     }
 
+    /// `POST` of a form, whatever it is answered with: status and body. For
+    /// identity providers, whose refusals are not ours.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post_form(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        form: &[(&str, &str)],
+    ) -> Result<(u16, Zeroizing<Vec<u8>>), DialError> {
+        let (head, body) = self.send(purpose, url, self.client.post(url).form(form)).await?;
+        Ok((head.status.as_u16(), body))
+    }
+
     async fn exchange(
         &self,
         purpose: Purpose,
@@ -131,13 +148,23 @@ impl HttpsClient {
         request: reqwest::RequestBuilder,
         bearer: Option<&str>,
     ) -> Result<(Head, Bytes), DialError> {
-        let fail = |kind| DialError::new(purpose, url, kind);
         let request = match bearer {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
+        let (head, mut body) = self.send(purpose, url, request).await?;
+        Ok((head, Bytes::from(std::mem::take(&mut *body))))
+    }
+
+    async fn send(
+        &self,
+        purpose: Purpose,
+        url: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(Head, Zeroizing<Vec<u8>>), DialError> {
+        let fail = |kind| DialError::new(purpose, url, kind);
         let mut response = request.send().await.map_err(|error| fail(self.kind_of(&error)))?;
-        let mut body = BytesMut::new();
+        let mut body = Zeroizing::new(Vec::new());
         while let Some(chunk) =
             response.chunk().await.map_err(|error| fail(self.kind_of(&error)))?
         {
@@ -149,7 +176,7 @@ impl HttpsClient {
         }
         let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
         let head = Head { status: response.status(), tag: tag.map(ToOwned::to_owned) };
-        Ok((head, body.freeze()))
+        Ok((head, body))
     }
 
     fn kind_of(&self, error: &reqwest::Error) -> DialErrorKind {
@@ -163,6 +190,8 @@ impl HttpsClient {
             DialErrorKind::Deadline { phase: Phase::Answer, after_ms }
         } else if error.is_builder() {
             DialErrorKind::Address { error: cause.to_string() }
+        } else if is_about_tls(error) {
+            DialErrorKind::Tls { error: cause }
         } else if error.is_connect() {
             DialErrorKind::Connect { error: cause }
         } else {
@@ -229,8 +258,17 @@ fn from_json<Response: DeserializeOwned>(
     })
 }
 
+/// Whether there was a connection and TLS failed on it: its certificate, most
+/// often. An I/O error does not count what it wraps among its sources.
+fn is_about_tls(error: &(dyn Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || wrapped.is_some_and(|error| is_about_tls(error))
+        || error.source().is_some_and(is_about_tls)
+}
+
 /// The HTTP library wraps the cause that matters several times.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

@@ -18,6 +18,8 @@ pub struct RequestHead {
     pub method: String,
     /// Path without the query.
     pub path: String,
+    /// What follows the question mark.
+    pub query: String,
     headers: Vec<(String, Zeroizing<String>)>,
     /// Bytes that the head takes, blank line included.
     pub length: usize,
@@ -58,9 +60,11 @@ impl RequestHead {
                 Ok((h.name.to_ascii_lowercase(), Zeroizing::new(value.trim().to_owned())))
             })
             .collect::<Result<Vec<_>, Code>>()?;
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut head = Self {
             method: request.method.unwrap_or_default().to_owned(),
-            path: target.split('?').next().unwrap_or_default().to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
             headers,
             length,
             content_length: 0,
@@ -209,6 +213,7 @@ mod tests {
              Upgrade: ringway-relay\r\nRingway-Ticket: rw1.a.b.c\r\n\r\nrest",
         );
         assert_eq!((head.method.as_str(), head.path.as_str()), ("GET", "/relay/client"));
+        assert_eq!(head.query, "x=1");
         assert!(head.upgrades_to("ringway-relay") && !head.upgrades_to("websocket"));
         assert_eq!(head.header("ringway-ticket"), Some("rw1.a.b.c"));
         assert_eq!(head.bearer(), None);

@@ -8,6 +8,7 @@
 
 mod handshakes;
 mod records;
+mod sign_in;
 mod signed;
 
 use std::fmt::Debug;
@@ -53,6 +54,7 @@ pub const ALL: &[Target] = &[
     Target { name: "record_frame", run: record_frame, cost: 1 },
     Target { name: "record_layer", run: records::record_layer, cost: 40 },
     Target { name: "relay_answer", run: relay_answer, cost: 1 },
+    Target { name: "sign_in", run: sign_in::sign_in, cost: 1 },
     Target { name: "ticket", run: signed::ticket, cost: 4 },
     Target { name: "tls_conversation", run: handshakes::conversation, cost: 40 },
     Target { name: "tls_greeting", run: handshakes::greeting, cost: 20 },

@@ -158,7 +158,7 @@ impl Stage {
             entry: format!("https://{HOST}:{}", self.entry().port()).parse().unwrap(),
             application: wish.application,
             load_balance_info: wish.load_balance_info,
-            token: Secret::new(token(user)),
+            token: Secret::new(token(user)).into(),
             roots: self.world.roots().unwrap(),
             tls: TlsSettings::default(),
             dial: DialLimits::default(),

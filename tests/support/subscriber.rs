@@ -64,9 +64,8 @@ impl Subscriber {
 
     /// Step 2.
     pub async fn sign_in(&self, issuer: &Issuer, client_id: &str) -> Result<String, SignInError> {
-        let http = sign_in::http_client(self.ca.roots())?;
-        let access = sign_in::sign_in(&http, issuer.issuer_url(), client_id).await?;
-        Ok(access.token.to_string())
+        let signed_in = sign_in::sign_in(self.ca.roots(), issuer.issuer_url(), client_id).await?;
+        Ok(signed_in.access_token.expose().to_owned())
     }
 
     pub async fn token(&self) -> String {
@@ -89,7 +88,7 @@ impl Subscriber {
         let world = &self.stage.world;
         let settings = SubscribeSettings {
             broker: world.broker_url().parse().unwrap(),
-            token: Secret::new(token.to_owned()),
+            token: Secret::new(token.to_owned()).into(),
             out: self.out(),
             roots: world.roots().unwrap(),
             signers: read_chain(&self.ca_file()).unwrap(),

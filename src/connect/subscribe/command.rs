@@ -64,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let settings = SubscribeSettings {
         broker: args.broker.clone(),
-        token: args.token.read()?,
+        token: args.token.for_broker(&args.broker)?,
         out: args.out.clone(),
         roots: read_roots(args.ca.as_deref())?,
         signers,
@@ -97,7 +97,7 @@ async fn watch(
         let again = async {
             sleep(Duration::from_millis(wait_ms)).await;
             // Somebody may have signed in again meanwhile.
-            settings.token = args.token.read()?;
+            settings.token = args.token.for_broker(&args.broker)?;
             anyhow::Ok(fetch(&settings).await)
         };
         let outcome = tokio::select! {

@@ -8,17 +8,19 @@
 mod command;
 mod record;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
+use super::login::LoginError;
+use super::session;
+use super::token::TokenSource;
 use crate::config::state_dir::write_whole;
 use crate::core::clock::UnixMillis;
 use crate::core::ids::ResourceId;
-use crate::core::secret::Secret;
 use crate::dial::http::{Fetched, HttpsClient};
 use crate::dial::{DialError, DialLimits, Endpoint, Purpose};
 use crate::observe::timeline::{Teller, Timeline};
@@ -36,7 +38,7 @@ pub const RESOURCES_MAX: usize = 1_000;
 #[derive(Clone)]
 pub struct SubscribeSettings {
     pub broker: Endpoint,
-    pub token: Secret,
+    pub token: TokenSource,
     /// Where the files go.
     pub out: PathBuf,
     /// Trust in the broker.
@@ -102,6 +104,8 @@ pub enum SubscribeError {
     #[error("cannot set up HTTPS: {0}")]
     Https(#[from] reqwest::Error),
     #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(transparent)]
     Dial(#[from] DialError),
     #[error("the feed cannot be read: {0}")]
     Feed(serde_json::Error),
@@ -142,7 +146,8 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     let tls = settings.tls.client(settings.roots.clone())?;
     let https = HttpsClient::new(tls, settings.dial)?;
     let url = |path: &str| settings.broker.url(path);
-    let bearer = Some(settings.token.expose());
+    let token = settings.token.current().await?;
+    let bearer = Some(token.expose());
 
     let discovery: Discovery =
         https.get_json(Purpose::DISCOVER, &url("/api/feed/discovery"), None).await?;
@@ -156,6 +161,9 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     let known = record.tag.as_deref().filter(|_| before.iter().all(Option::is_some));
     let fetched = https.get_if_changed(Purpose::FEED, &url("/api/feed"), bearer, known).await?;
     let Fetched::Body { bytes, tag } = fetched else {
+        // Whoever has signed in anew has the files already.
+        let gateways = before.iter().flatten().filter_map(|intact| gateway_of(&intact.bytes));
+        settings.token.learn_gateways(gateways.collect::<BTreeSet<_>>().into_iter().collect()).await?;
         let signers = before.into_iter().flatten().map(|intact| intact.signer);
         let files = record.files.iter().zip(signers);
         let files = files.map(|(entry, signer)| entry.stored(&settings.out, signer, false));
@@ -171,6 +179,7 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     let feed: Feed = serde_json::from_slice(&bytes).map_err(SubscribeError::Feed)?;
     let mut planned = Vec::new();
     let (mut names, mut ids) = (HashSet::new(), HashSet::new());
+    let mut gateways = BTreeSet::new();
     if feed.resources.len() > RESOURCES_MAX {
         return Err(SubscribeError::TooMany(feed.resources.len()));
     }
@@ -185,8 +194,9 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
             old.is_some_and(|old| old.revision.is_some() && old.revision == resource.revision);
         let (bytes, signer) = match was.filter(|_| same) {
             Some(intact) => (intact.bytes.clone(), intact.signer.clone()),
-            None => get(settings, &https, &resource).await?,
+            None => get(settings, &https, bearer, &resource).await?,
         };
+        gateways.extend(gateway_of(&bytes));
         let sha256 = record::sha256(&bytes);
         let name = free_name(settings, &record, &resource, &bytes, &mut names)?;
         let there = was.is_some() && old.is_some_and(|o| o.name == name && o.sha256 == sha256);
@@ -196,6 +206,7 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     tracing::info!(step = 5, user = %feed.user, resources = planned.len(), "Got the feed");
     teller.tell(5, None, format!("{} signed configurations", planned.len()));
 
+    settings.token.learn_gateways(gateways.into_iter().collect()).await?;
     let now = Record {
         tag,
         workspace: printable(&discovery.workspace),
@@ -304,6 +315,7 @@ fn intact(settings: &SubscribeSettings, entry: &Entry) -> Option<Intact> {
 async fn get(
     settings: &SubscribeSettings,
     https: &HttpsClient,
+    bearer: Option<&str>,
     resource: &FeedResource,
 ) -> Result<(Vec<u8>, Option<String>), SubscribeError> {
     let path = &resource.rdp_path;
@@ -311,9 +323,15 @@ async fn get(
         return Err(SubscribeError::Path(path.clone()));
     }
     let url = settings.broker.url(path);
-    let bytes = https.get(Purpose::FEED, &url, Some(settings.token.expose())).await?;
+    let bytes = https.get(Purpose::FEED, &url, bearer).await?;
     let signer = check(&resource.id, &bytes, &settings.signers)?;
     Ok((bytes.to_vec(), signer))
+}
+
+/// The gateway that a file names: a stored sign-in may be used there.
+fn gateway_of(bytes: &[u8]) -> Option<String> {
+    let file = RdpFile::parse(bytes).ok()?;
+    Some(session::entry(&file).ok()?.authority())
 }
 
 fn check(
