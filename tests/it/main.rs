@@ -38,6 +38,9 @@ mod pools_health;
 mod pools_personal;
 #[cfg(test)]
 mod pools_start;
+mod identity_provider;
+#[cfg(test)]
+mod login_command;
 #[cfg(test)]
 mod rdp_command;
 #[cfg(test)]

@@ -80,6 +80,13 @@ impl TestCa {
             .unwrap()
     }
 
+    /// The same for a program: `cert.pem` and `key.pem` in that folder.
+    pub fn write_server(&self, folder: &Path) {
+        let server = self.machine("server");
+        std::fs::write(folder.join("cert.pem"), server.certificate_pem).unwrap();
+        std::fs::write(folder.join("key.pem"), server.key_pem).unwrap();
+    }
+
     /// A user's client or a session host: trusts this CA, shows nothing.
     pub fn client_tls(&self) -> ClientConfig {
         TlsSettings::default().client(self.roots()).unwrap()

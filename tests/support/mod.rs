@@ -1,5 +1,6 @@
 //! The harness: real programs and fake parties around Ringway.
 
+pub mod browser;
 pub mod ca;
 pub mod chromium;
 pub mod deployment;
@@ -9,6 +10,7 @@ pub mod faulty_relay;
 pub mod gateway;
 pub mod gateway_process;
 pub mod legs;
+pub mod oidc_provider;
 pub mod pattern;
 pub mod ports;
 pub mod process;
