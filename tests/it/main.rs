@@ -31,6 +31,10 @@ mod gateway_tickets;
 #[cfg(test)]
 mod histogram_dumps;
 #[cfg(test)]
+mod identity_provider;
+#[cfg(test)]
+mod login_command;
+#[cfg(test)]
 mod pools_crowd;
 #[cfg(test)]
 mod pools_health;
@@ -38,9 +42,6 @@ mod pools_health;
 mod pools_personal;
 #[cfg(test)]
 mod pools_start;
-mod identity_provider;
-#[cfg(test)]
-mod login_command;
 #[cfg(test)]
 mod rdp_command;
 #[cfg(test)]
