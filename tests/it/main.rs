@@ -23,6 +23,8 @@ mod gateway_refuses;
 #[cfg(test)]
 mod gateway_relay;
 #[cfg(test)]
+mod gateway_revocation;
+#[cfg(test)]
 mod gateway_selection;
 #[cfg(test)]
 mod gateway_tickets;

@@ -147,6 +147,8 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
                     ready.clear_ready();
                 }
                 control.on_workers(&parts.events);
+                // A worker that tells something has read its queue.
+                control.retry_ends();
             }
             Some(part) = parts.meters.parts.recv() => control.on_lobby(part),
             Some(result) = probe_results.recv() => {
@@ -234,6 +236,7 @@ impl Control {
                 }
             }
             BrokerToGateway::Cancel { session, refusal } => self.cancel(session, refusal),
+            BrokerToGateway::Revoked { sessions } => self.revoke(&sessions),
         }
     }
 
