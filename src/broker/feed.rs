@@ -7,12 +7,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 
 use super::Shared;
 use super::http::Refused;
 use super::identity::User;
 use super::place::{application, load_balance_info};
 use crate::config::broker::Resource;
+use crate::core::audit::Action;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
 use crate::wire::feed::{Discovery, Feed, FeedResource, ResourceKind};
@@ -97,8 +99,11 @@ async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<User, Refu
     shared.teller.tell(3, None, "token received");
     let user = shared.identity.judge(bearer).await.inspect_err(|refusal| {
         tracing::warn!(step = 4, %refusal, "Refused a token");
+        let detail = json!({ "code": refusal.code, "at": "feed" });
+        shared.audit.record(Action::SignInRefused, "-", &detail);
     })?;
     tracing::info!(step = 4, user = %user.name, "Validated a token");
+    shared.audit.record(Action::SignIn, &user.name, &json!({ "at": "feed" }));
     shared.teller.tell(4, None, format!("{} signed in", user.name));
     Ok(user)
 }

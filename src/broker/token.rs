@@ -95,7 +95,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 /// `90s`, `30m`, `1h`, `2d` in milliseconds.
-fn parse_ttl_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_ttl_ms(text: &str) -> Result<u64, String> {
     let unit = text.chars().last().filter(char::is_ascii_lowercase);
     let ms = match unit {
         Some('s') => 1_000,

@@ -157,7 +157,8 @@ const fn kind(error: &SignatureError) -> &'static str {
     }
 }
 
-fn utc(time: UnixMillis) -> String {
+/// `2026-11-25T01:13:53Z`.
+pub(crate) fn utc(time: UnixMillis) -> String {
     let since_epoch = std::time::Duration::from_secs(time.0 / 1000);
     der::DateTime::from_unix_duration(since_epoch)
         .map_or_else(|_| format!("{} ms after 1970", time.0), |time| time.to_string())

@@ -43,6 +43,8 @@ mod twelve_steps;
 #[cfg(test)]
 mod world_broker_death;
 #[cfg(test)]
+mod world_disconnect;
+#[cfg(test)]
 mod world_host_faults;
 #[cfg(test)]
 mod world_limits;

@@ -33,7 +33,11 @@ impl Core {
         if let Some(older) = self.agents.insert(host.clone(), agent) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
+        let live = &self.without_revoked(live, |core, session| {
+            core.cancel_at_agent(&host, session, Code::SessionRevoked);
+        });
         let freed = self.table.host_connected(&host, pool, capacity, live, self.now());
+        self.identify(live);
         self.table.set_draining(&host, draining);
         tracing::info!(%host, %pool, live = live.len(), draining, "A session host is here");
         self.settle(freed);
@@ -58,15 +62,18 @@ impl Core {
         state.outbox.post(BrokerToGateway::Welcome {
             version: VERSION,
             gateway: gateway.clone(),
-            ticket_keys: vec![self.signer.published()],
+            ticket_keys: self.keys.published.clone(),
         });
         tracing::info!(%gateway, url = %state.url, live = live.len(), "A gateway is here");
         if let Some(older) = self.gateways.insert(gateway.clone(), state) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
+        self.send_revoked(&gateway, live);
+        let live = &self.without_revoked(live, |_, _| {});
         // Requests of the older channel have nobody left who waits for them.
         self.orders.retain(|_, order| order.gateway != gateway);
         let freed = self.table.gateway_connected(&gateway, live, self.now());
+        self.identify(live);
         self.settle(freed);
         self.broadcast_gateways_soon();
     }
@@ -179,7 +186,7 @@ impl Core {
                 age_ms: age_ms(known),
             })
             .collect();
-        let ticket_keys = vec![self.signer.published()];
+        let ticket_keys = &self.keys.published;
         for known in self.gateways.values() {
             known.outbox.post(BrokerToGateway::Gateways {
                 gateways: gateways.clone(),

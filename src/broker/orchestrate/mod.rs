@@ -4,10 +4,12 @@
 //! its answers to the machines' channels, which never wait. So there is no
 //! lock, and every decision sees the table as it is.
 
+mod disconnect;
 mod machines;
 mod records;
 mod sessions;
 
+pub use disconnect::{COMES_BACK_WITHIN_MS, Ended};
 pub use records::HOST_ENDED;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,15 +19,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::audit::AuditLog;
+use super::store::PlacedBefore;
+use super::ticket_keys::Keys;
 use crate::channel::pump::Outbox;
 use crate::config::broker::{BrokerConfig, Limits};
+use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId, ResourceId, SessionId};
 use crate::core::placement::{HoldRules, HostTable, PoolRules};
 use crate::core::selection::Explain;
-use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::Teller;
-use crate::wire::admin::{BrokerSnapshot, SessionView};
+use crate::wire::admin::{BrokerSnapshot, SessionView, Whom};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker};
 use crate::wire::enroll::MachineRole;
 use records::Records;
@@ -53,6 +58,8 @@ pub struct Judged {
     pub client_address: String,
     pub gateway: GatewayId,
     pub explain: Explain,
+    /// The request came; judging it took until now.
+    pub asked_at: Instant,
 }
 
 /// What the owner task can be asked.
@@ -103,6 +110,15 @@ pub enum Command {
         draining: bool,
         done: oneshot::Sender<()>,
     },
+    /// End sessions, and let none of their tickets work again.
+    Disconnect {
+        whom: Whom,
+        /// And close the channel of the machine whose they are, for good.
+        expel: bool,
+        answer: oneshot::Sender<Ended>,
+    },
+    /// The ticket keys changed.
+    Keys(Keys),
     /// Close the channel of a machine that may not have one any more.
     Expel {
         role: MachineRole,
@@ -146,11 +162,16 @@ impl Handle {
 /// What the owner task starts from.
 #[derive(Debug)]
 pub struct Start {
-    pub signer: TicketSigner,
+    pub keys: Keys,
+    pub audit: AuditLog,
     pub teller: Teller,
     /// Enrolled session hosts, so that they are listed before they connect.
     pub hosts: Vec<(HostId, PoolId)>,
     pub drained: Vec<HostId>,
+    /// Sessions of an earlier run that may still live.
+    pub placed_before: Vec<PlacedBefore>,
+    /// Sessions that an administrator ended, until when that matters.
+    pub revoked: Vec<(SessionId, UnixMillis)>,
 }
 
 /// Starts the owner task.
@@ -199,7 +220,9 @@ struct Core {
     gateways: BTreeMap<GatewayId, GatewayChannel>,
     orders: HashMap<SessionId, PendingOrder>,
     drained: std::collections::BTreeSet<HostId>,
-    signer: TicketSigner,
+    keys: Keys,
+    revocations: disconnect::Revocations,
+    placed_before: HashMap<SessionId, PlacedBefore>,
     teller: Teller,
     table_due: Instant,
 }
@@ -233,12 +256,14 @@ impl Core {
             limits,
             epoch: Instant::now(),
             table,
-            records: Records::default(),
+            records: Records::new(start.audit),
             agents: BTreeMap::new(),
             gateways: BTreeMap::new(),
             orders: HashMap::new(),
             drained: start.drained.into_iter().collect(),
-            signer: start.signer,
+            keys: start.keys,
+            revocations: disconnect::Revocations::new(start.revoked),
+            placed_before: start.placed_before.into_iter().map(|p| (p.session, p)).collect(),
             teller: start.teller,
             table_due: Instant::now(),
         }
@@ -308,6 +333,17 @@ impl Core {
             Command::Drain { host, draining, done } => {
                 self.drain(host, draining);
                 let _nobody_waits = done.send(());
+            }
+            Command::Disconnect { whom, expel, answer } => {
+                let ended = self.disconnect(&whom);
+                if expel {
+                    self.expel_revoked(&whom);
+                }
+                let _nobody_waits = answer.send(ended);
+            }
+            Command::Keys(keys) => {
+                self.keys = keys;
+                self.broadcast_gateways();
             }
             Command::Expel { role, name, why } => self.expel(role, &name, why),
             Command::Snapshot { answer } => {

@@ -14,6 +14,7 @@ impl Core {
     /// Steps 7 and 9, first half: a place on a host and the client's ticket.
     pub(super) fn place(&mut self, asked_by: &GatewayId, judged: Judged) {
         let (request, session) = (judged.request, judged.session);
+        let (user, resource) = (judged.user.clone(), judged.resource.clone());
         let answer = match self.reserve(judged) {
             Ok(placement) => {
                 tracing::info!(step = 9, %session, host = %placement.host, %asked_by, "Reserved a place");
@@ -22,6 +23,7 @@ impl Core {
             }
             Err(refusal) => {
                 tracing::warn!(step = 9, %session, %refusal, "No place");
+                self.records.refused(session, &user, &resource, refusal.code);
                 BrokerToGateway::PlaceRefused { request, refusal }
             }
         };
@@ -29,6 +31,7 @@ impl Core {
     }
 
     fn reserve(&mut self, judged: Judged) -> Result<Placement, Refusal> {
+        self.may_place(&judged)?;
         let gateway_url = match self.gateways.get(&judged.gateway) {
             Some(gateway) if gateway.draining => return Err(Code::GatewayDraining.into()),
             Some(gateway) => gateway.url.clone(),
@@ -90,7 +93,7 @@ impl Core {
             issued_at,
             expires_at,
         };
-        Ok((self.signer.sign(&claims).into(), expires_at))
+        Ok((self.keys.signer.sign(&claims).into(), expires_at))
     }
 
     /// Step 9: the client is at its gateway, so the host is ordered there.
@@ -210,7 +213,7 @@ impl Core {
         if self.table.started(session, gateway) {
             // Its report may have overtaken the host's answer.
             self.answer_order(session, Ok(()));
-            self.records.started(session);
+            self.records.started(session, gateway);
             tracing::info!(step = 11, %session, %gateway, "The session is live");
             self.teller.tell(11, Some(session), format!("live at {gateway}"));
         } else {
@@ -272,7 +275,7 @@ impl Core {
         }
     }
 
-    fn answer_order(&mut self, session: SessionId, outcome: Result<(), Refusal>) {
+    pub(super) fn answer_order(&mut self, session: SessionId, outcome: Result<(), Refusal>) {
         let Some(PendingOrder { gateway, request }) = self.orders.remove(&session) else { return };
         let answer = match outcome {
             Ok(()) => BrokerToGateway::Orchestrated { request },
@@ -281,7 +284,7 @@ impl Core {
         self.tell_gateway(&gateway, answer);
     }
 
-    fn cancel_at_agent(&self, host: &HostId, session: SessionId, code: Code) {
+    pub(super) fn cancel_at_agent(&self, host: &HostId, session: SessionId, code: Code) {
         self.tell_agent(host, BrokerToAgent::Cancel { session, refusal: code.into() });
     }
 
