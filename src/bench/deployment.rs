@@ -37,11 +37,45 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const LOG_LINES_SHOWN: usize = 10;
 const POLL: Duration = Duration::from_millis(20);
 
+/// Sessions of users of their own: the first ones, so many of each user. All
+/// others are one user's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Marks {
+    pub users: u32,
+    pub sessions_each: u32,
+}
+
+impl Marks {
+    #[must_use]
+    pub const fn sessions(self) -> u32 {
+        self.users.saturating_mul(self.sessions_each)
+    }
+
+    #[must_use]
+    pub const fn numbers_of(self, user: u32) -> std::ops::Range<u32> {
+        user * self.sessions_each..(user + 1) * self.sessions_each
+    }
+
+    #[must_use]
+    pub fn user(number: u32) -> String {
+        format!("bench-{number}")
+    }
+
+    /// The token of whose session this is.
+    pub(super) fn token(self, secret: &str, session: u32) -> String {
+        match session.checked_div(self.sessions_each) {
+            Some(user) if user < self.users => format!("{secret}-{user}"),
+            _ => secret.to_owned(),
+        }
+    }
+}
+
 /// How a deployment is made.
 #[derive(Clone, Debug)]
 pub struct DeploymentSettings {
     /// Sessions that it must take.
     pub sessions_max: u32,
+    pub marks: Marks,
     /// The core that the gateway may use; absent: all.
     pub gateway_core: Option<usize>,
     /// Lines of TOML for its `[gateway.threads]`.
@@ -60,6 +94,7 @@ pub struct Deployment {
     token: String,
     tls: TlsSettings,
     sessions_max: u32,
+    marks: Marks,
     /// There until the end.
     runtime: Option<Runtime>,
     _ports: [ReservedPort; 2],
@@ -118,6 +153,7 @@ impl Deployment {
             token,
             tls: settings.tls,
             sessions_max: settings.sessions_max,
+            marks: settings.marks,
             runtime: Some(runtime),
             _ports: [broker_port, gateway_port],
             directory,
@@ -127,6 +163,12 @@ impl Deployment {
     #[must_use]
     pub fn gateway_pid(&self) -> u32 {
         self.gateway.id()
+    }
+
+    /// Where the broker takes orders.
+    #[must_use]
+    pub fn broker_socket(&self) -> PathBuf {
+        self.directory.path().join("broker/admin.sock")
     }
 
     /// Output slots that hold bytes, as the gateway says.
@@ -196,7 +238,8 @@ impl Deployment {
         let user = User {
             https,
             url: self.gateway_url.url(CONNECTIONS_PATH),
-            token: self.token.clone().into(),
+            secret: self.token.clone(),
+            marks: self.marks,
             address: self.address,
             engine,
         };
@@ -289,17 +332,23 @@ fn broker_config(
     token: &str,
     settings: &DeploymentSettings,
 ) -> String {
-    let state = place.join("broker");
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    let (hash, sessions) = (hex::encode(hash.as_ref()), settings.sessions_max);
+    let (state, sessions, marks) = (place.join("broker"), settings.sessions_max, settings.marks);
+    let user = |name: &str, token: &str| {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        let hash = hex::encode(hash.as_ref());
+        format!("[[broker.identity.static_tokens]]\nuser = \"{name}\"\ntoken_sha256 = \"{hash}\"\n")
+    };
+    let marked = (0..marks.users).map(|number| {
+        user(&Marks::user(number), &marks.token(token, marks.numbers_of(number).start))
+    });
+    let users: String = marked.chain([user("bench", token)]).collect();
     format!(
         "[broker]\nlisten = \"{address}\"\npublic_url = \"{url}\"\nserver_names = [\"{HOST}\"]\n\
          state_dir = {state:?}\n\
          [broker.limits]\nreservations_per_user_max = {}\nchannel_queue_max = 16384\n\
          order_answer_timeout_ms = 10000\n\
          [[broker.pools]]\nname = \"{POOL}\"\nsessions_per_host_max = {sessions}\n\
-         [[broker.resources]]\nid = \"{DESKTOP}\"\ntitle = \"Bench\"\npool = \"{POOL}\"\nusers = [\"*\"]\n\
-         [[broker.identity.static_tokens]]\nuser = \"bench\"\ntoken_sha256 = \"{hash}\"\n",
+         [[broker.resources]]\nid = \"{DESKTOP}\"\ntitle = \"Bench\"\npool = \"{POOL}\"\nusers = [\"*\"]\n{users}",
         sessions as usize + ASKING_AT_ONCE
     )
 }

@@ -237,6 +237,13 @@ impl Engine {
         }
     }
 
+    /// The end of this session will be no fault.
+    pub fn expect_end(&mut self, number: u32) {
+        if let Some(session) = self.sessions.get_mut(number as usize) {
+            session.is_doomed = true;
+        }
+    }
+
     /// What the first leg that was opened has.
     #[must_use]
     pub fn congestion_control(&self) -> Option<String> {

@@ -7,6 +7,7 @@
 //! [`sample`] looks at processes from outside, [`report`] tells.
 
 pub mod deployment;
+pub mod disconnect;
 pub mod engine;
 pub mod flow;
 pub mod leg;
@@ -29,7 +30,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::options::Command;
 use self::options::Common;
-use self::report::{Report, write_hlog};
+use self::report::write_hlog;
 use self::run::Outcome;
 
 /// Runs one bench. Exit code 3: a byte was wrong, or a session failed.
@@ -43,6 +44,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Relay(args) => run::relay(&args)?,
         Command::Sessions(args) => run::sessions(&args)?,
         Command::Handshake(args) => run::handshake(&args)?,
+        Command::Disconnect(args) => {
+            let report = disconnect::run(&args)?;
+            return print(&common, &report, &report.render(), report.faults.is_empty());
+        }
     };
     tell(&common, outcome)
 }
@@ -52,12 +57,19 @@ fn tell(common: &Common, outcome: Outcome) -> anyhow::Result<ExitCode> {
     if let Some(path) = &common.hlog {
         write_hlog(path, &tally, began, elapsed)?;
     }
-    let Report { faults, .. } = &report;
-    let is_well = faults.is_empty();
+    print(common, &report, &report.render(), report.faults.is_empty())
+}
+
+fn print(
+    common: &Common,
+    report: &impl serde::Serialize,
+    text: &str,
+    is_well: bool,
+) -> anyhow::Result<ExitCode> {
     if common.json {
-        println!("{}", serde_json::to_string(&report)?);
+        println!("{}", serde_json::to_string(report)?);
     } else {
-        print!("{}", report.render());
+        print!("{text}");
     }
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }

@@ -21,6 +21,9 @@ pub enum Command {
     Sessions(SessionsArgs),
     /// TLS handshakes without a session
     Handshake(HandshakeArgs),
+    /// How long until clients see that an administrator ended their sessions,
+    /// while others stay
+    Disconnect(DisconnectArgs),
 }
 
 impl Command {
@@ -30,6 +33,7 @@ impl Command {
             Self::Relay(args) => &args.common,
             Self::Sessions(args) => &args.common,
             Self::Handshake(args) => &args.common,
+            Self::Disconnect(args) => &args.common,
         }
     }
 }
@@ -172,6 +176,27 @@ pub struct HandshakeArgs {
     /// Or this many per second, whatever becomes of those before
     #[arg(long, value_name = "RATE", conflicts_with = "concurrent")]
     pub rate: Option<f64>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DisconnectArgs {
+    /// Silent sessions at once; as many as the limit of descriptors allows
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub sessions: u32,
+    /// Sessions that one order ends
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub end: u32,
+    /// Orders, one after the other
+    #[arg(long, value_name = "N", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// Load before measuring begins
+    #[arg(long, value_name = "S", default_value_t = 6.0)]
+    pub warm_up_seconds: f64,
     #[command(flatten)]
     pub common: Common,
 }

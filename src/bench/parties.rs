@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam::channel::Sender;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::deployment::DESKTOP;
+use super::deployment::{DESKTOP, Marks};
 use super::engine::Command;
 use super::leg::Greeting;
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
@@ -145,7 +145,8 @@ async fn hear_orders(
 pub(super) struct User {
     pub(super) https: HttpsClient,
     pub(super) url: String,
-    pub(super) token: Arc<str>,
+    pub(super) secret: String,
+    pub(super) marks: Marks,
     pub(super) address: SocketAddr,
     pub(super) engine: ToEngine,
 }
@@ -171,8 +172,9 @@ impl User {
             load_balance_info: String::new(),
             ..ConnectionRequest::default()
         };
+        let token = self.marks.token(&self.secret, number);
         let answer: Result<ConnectionResponse, _> =
-            self.https.post_json(Purpose::CLIENT_LEG, &self.url, Some(&self.token), &request).await;
+            self.https.post_json(Purpose::CLIENT_LEG, &self.url, Some(&token), &request).await;
         match answer {
             Ok(answer) => {
                 self.engine.placed(number, answer.ringway.session);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::deployment::Marks;
 use super::engine::{Engine, Pace};
 use super::options::{Common, Direction, HandshakeArgs, RelayArgs, SessionsArgs};
 use super::profile::{Mix, Profile};
@@ -37,10 +38,10 @@ pub struct Outcome {
 }
 
 /// What a bench goes along with.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     common: &'a Common,
-    target: Target,
-    engine: Engine,
+    pub(super) target: Target,
+    pub(super) engine: Engine,
     before_sessions: Moment,
 }
 
@@ -70,8 +71,17 @@ impl Moment {
 
 impl<'a> Bench<'a> {
     fn start(common: &'a Common, sessions_max: u32, bulk: Direction) -> anyhow::Result<Self> {
+        Self::start_marked(common, sessions_max, bulk, Marks::default())
+    }
+
+    pub(super) fn start_marked(
+        common: &'a Common,
+        sessions_max: u32,
+        bulk: Direction,
+        marks: Marks,
+    ) -> anyhow::Result<Self> {
         raise_descriptor_limit();
-        let target = Target::start(common, sessions_max)?;
+        let target = Target::start(common, sessions_max, marks)?;
         let engine = target.engine(common, bulk)?;
         rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS))?;
         let before_sessions = Moment::now(&target, common);
@@ -83,7 +93,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Opens sessions until that many are live.
-    fn open(&mut self, profiles: Vec<Profile>) -> anyhow::Result<()> {
+    pub(super) fn open(&mut self, profiles: Vec<Profile>) -> anyhow::Result<()> {
         let wanted = u32::try_from(profiles.len())?;
         let bar = progress("opening sessions", u64::from(wanted));
         for profile in profiles {
@@ -107,7 +117,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Stops the load, waits for what is under way, and names what is missing.
-    fn settle(&mut self) -> anyhow::Result<()> {
+    pub(super) fn settle(&mut self) -> anyhow::Result<()> {
         self.engine.stop_traffic();
         let is_settled = |session: &Session| session.state != State::Live || session.is_settled();
         self.engine.run(SETTLE_LIMIT, |engine| engine.sessions().iter().all(is_settled))?;
@@ -128,7 +138,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn close(&mut self) -> anyhow::Result<()> {
+    pub(super) fn close(&mut self) -> anyhow::Result<()> {
         for number in 0..self.engine.census.asked {
             self.engine.retire(number);
         }
@@ -329,7 +339,7 @@ pub fn handshake(args: &HandshakeArgs) -> anyhow::Result<Outcome> {
     bench.finish(asked, began, elapsed, tally, (begin, end))
 }
 
-fn run_for(engine: &mut Engine, what: &'static str, seconds: f64) -> anyhow::Result<()> {
+pub(super) fn run_for(engine: &mut Engine, what: &'static str, seconds: f64) -> anyhow::Result<()> {
     anyhow::ensure!(
         (0.0..=86_400.0).contains(&seconds),
         "{seconds} seconds is not a time to run for"

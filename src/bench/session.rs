@@ -1,5 +1,7 @@
 //! A session as the bench plays it: both of its ends.
 
+use std::time::Instant;
+
 use super::flow::Flow;
 use super::leg::Leg;
 use super::profile::{Profile, Source};
@@ -33,6 +35,10 @@ pub struct Session {
     pub host: Option<Leg>,
     pub up: Flow,
     pub down: Flow,
+    /// Somebody else ends it; whatever is under way then is lost.
+    pub is_doomed: bool,
+    /// When the client saw that end.
+    pub ended_at: Option<Instant>,
 }
 
 impl Session {
@@ -48,6 +54,8 @@ impl Session {
             host: None,
             up: Flow::new(stream),
             down: Flow::new(stream + 1),
+            is_doomed: false,
+            ended_at: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is loaded: a deployment of our own, or any relay that dials back.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
-use super::deployment::{Deployment, DeploymentSettings};
+use super::deployment::{Deployment, DeploymentSettings, Marks};
 use super::engine::{Engine, EngineSettings, Route};
 use super::options::{Address, Cipher, Common, Direction};
 use super::sample::Sample;
@@ -27,11 +28,12 @@ impl Target {
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(common: &Common, sessions_max: u32) -> anyhow::Result<Self> {
+    pub fn start(common: &Common, sessions_max: u32, marks: Marks) -> anyhow::Result<Self> {
         match (common.through, common.sink) {
             (Some(relay), Some(sink)) => Ok(Self::Through { relay, sink }),
             _ => Ok(Self::Ours(Box::new(Deployment::start(&DeploymentSettings {
                 sessions_max,
+                marks,
                 gateway_core: common.gateway_core,
                 thread_settings: common.gateway_thread_settings.clone(),
                 tls: tls(common),
@@ -76,6 +78,15 @@ impl Target {
         match self {
             Self::Ours(deployment) => deployment.log(),
             Self::Through { .. } => String::new(),
+        }
+    }
+
+    /// Where our broker takes orders.
+    #[must_use]
+    pub fn broker_socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Ours(deployment) => Some(deployment.broker_socket()),
+            Self::Through { .. } => None,
         }
     }
 

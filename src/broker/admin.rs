@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::enroll::NewToken;
 use super::orchestrate::Command;
 use super::store::StoreError;
-use super::{Shared, enroll};
+use super::{Shared, enroll, revoke};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{HostId, Label, PoolId};
@@ -18,15 +18,24 @@ use crate::wire::enroll::MachineRole;
 const USER_CHARS_MAX: usize = 256;
 /// A token that lives longer is a password.
 const TOKEN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
+/// Records in one answer. None is longer than 5 KB.
+const AUDIT_RECORDS_MAX: u32 = 1_000;
 
 pub async fn answer(shared: &Shared, request: BrokerRequest) -> AdminResponse {
     let answered = match request {
-        BrokerRequest::Revoke { role, name, undo } => revoke(shared, role, name, undo).await,
         BrokerRequest::DrainLabel { label, undo } => drain_label(shared, label, !undo).await,
         BrokerRequest::Assign { pool, user, host, undo } => {
             Ok(assign(shared, AssignmentKey { pool, user }, host, undo).await)
         }
         BrokerRequest::Assignments => assignments(shared).await,
+        BrokerRequest::Revoke { role, name, undo } => {
+            revoke::machine(shared, role, name, undo).await
+        }
+        BrokerRequest::Disconnect { whom } => revoke::disconnect(shared, whom).await,
+        BrokerRequest::RotateKeys => Ok(revoke::rotate_keys(shared).await),
+        BrokerRequest::Audit { after, last, since, limit } => {
+            audit(shared, after, last, since, limit).await
+        }
         BrokerRequest::Common(request) => answer_common(shared, request).await,
     };
     answered.unwrap_or_else(|error| {
@@ -81,6 +90,7 @@ async fn status(shared: &Shared) -> StatusView {
         hosts_connected: count(snapshot.hosts.iter().filter(|host| host.connected).count()),
         gateways_connected: count(snapshot.gateways.len()),
         sessions: count(snapshot.sessions.len()),
+        audit: shared.audit.view(shared.store.audit_head().await.ok()),
     }
 }
 
@@ -133,27 +143,25 @@ async fn assignments(shared: &Shared) -> Result<AdminResponse, StoreError> {
     Ok(AdminResponse::Assignments { assignments: views.collect() })
 }
 
-async fn revoke(
+/// The first records behind `after`, or the `last` ones.
+async fn audit(
     shared: &Shared,
-    role: MachineRole,
-    name: String,
-    undo: bool,
+    after: u64,
+    last: Option<u32>,
+    since: Option<UnixMillis>,
+    limit: u32,
 ) -> Result<AdminResponse, StoreError> {
-    let now = UnixMillis::now();
-    if undo {
-        if shared.store.forget(role, name.clone(), now).await? {
-            tracing::info!(role = role.as_str(), %name, "A revoked machine may enrol again");
-            return Ok(AdminResponse::Done);
+    let after = match last {
+        Some(last) => {
+            let head = shared.store.audit_head().await?;
+            head.number.saturating_sub(u64::from(last))
         }
-    } else if shared.store.revoke(role, name.clone(), now).await? {
-        tracing::warn!(role = role.as_str(), %name, "Revoked a machine");
-        let why = Refusal::with_detail(Code::MachineUnknown, "revoked");
-        shared.core.send(Command::Expel { role, name, for_good: true, why }).await;
-        return Ok(AdminResponse::Done);
-    }
-    let state = if undo { "revoked" } else { "enrolled" };
-    let problem = format!("no {} of that name is {state}", role.as_str());
-    Ok(AdminResponse::Invalid { problem })
+        None => after,
+    };
+    let limit = limit.min(AUDIT_RECORDS_MAX);
+    let since = since.unwrap_or(UnixMillis(0));
+    let records = shared.store.audit_after(after, since, limit).await?;
+    Ok(AdminResponse::Audit { records })
 }
 
 async fn create_token(shared: &Shared, new: NewToken) -> Result<AdminResponse, StoreError> {

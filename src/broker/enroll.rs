@@ -330,12 +330,14 @@ mod tests {
         // What the machine asks for beyond its key must not count.
         let mut asked = rcgen::CertificateParams::new(vec!["evil.example".into()]).unwrap();
         asked.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let anothers = "ringway:agent/host-9".try_into().unwrap();
+        asked.subject_alt_names.push(rcgen::SanType::URI(anothers));
         let csr = asked.serialize_request(&key).unwrap().pem().unwrap();
         let issued = again.issue_machine(MachineRole::Agent, "host-1", &csr, &[], now).unwrap();
         let identity = machine_identity(&issued).unwrap().unwrap();
         assert_eq!((identity.role, identity.name.as_str()), (MachineRole::Agent, "host-1"));
         let text = String::from_utf8_lossy(&issued).into_owned();
-        assert!(!text.contains("evil.example"));
+        assert!(!text.contains("evil.example") && !text.contains("host-9"));
 
         let pair = again.signing_pair(&state, now).unwrap();
         assert_eq!(again.signing_pair(&state, now).unwrap().certificate_pem, pair.certificate_pem);

@@ -6,6 +6,7 @@
 //! user.
 
 pub mod admin;
+pub mod audit;
 pub mod ca;
 pub mod channels;
 pub mod enroll;
@@ -14,8 +15,10 @@ pub mod http;
 pub mod identity;
 pub mod orchestrate;
 pub mod place;
+pub mod revoke;
 mod start_command;
 pub mod store;
+pub mod ticket_keys;
 pub mod token;
 
 #[cfg(test)]
@@ -31,8 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aws_lc_rs::signature::Ed25519KeyPair;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -43,7 +45,6 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
 use crate::core::ids::{HostId, PoolId, SessionId};
 use crate::core::selection::Explain;
-use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::{Teller, Timeline};
 use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key};
@@ -51,12 +52,18 @@ use crate::tls::listener::{Peer, TlsListener};
 use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::enroll::MachineRole;
 use crate::wire::rdp_signature::Signer;
+use audit::AuditLog;
 use ca::Authority;
 use identity::Judge;
 use store::Store;
+use ticket_keys::TicketKeys;
 
-const DATABASE_FILE: &str = "broker.sqlite3";
-const TICKET_KEY_FILE: &str = "tickets.key";
+/// In the state directory.
+pub const DATABASE_FILE: &str = "broker.sqlite3";
+/// Sessions of an earlier run whose users are looked up: placed so long ago at
+/// the most, and so many.
+const PLACED_BEFORE_MS: u64 = 7 * 24 * 3_600_000;
+const PLACED_BEFORE_MAX: usize = 100_000;
 /// How long goodbyes and answers under way may take at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -71,6 +78,8 @@ pub struct Shared {
     pub identity: Judge,
     pub signer: Signer,
     pub feed: feed::FeedState,
+    pub audit: AuditLog,
+    pub rotate_keys: mpsc::Sender<ticket_keys::Order>,
     pub core: orchestrate::Handle,
     pub teller: Teller,
     channel_numbers: AtomicU64,
@@ -118,16 +127,25 @@ impl Broker {
             .with_context(|| format!("cannot open admin socket {}", admin_socket.display()))?;
 
         let teller = Teller::new("broker", timeline);
+        let keys = TicketKeys::open(&config, &state, now)?;
+        let (audit, _writer) = AuditLog::start(store.clone(), store.audit_head().await?);
+        let since = UnixMillis(now.0.saturating_sub(PLACED_BEFORE_MS));
         let start = orchestrate::Start {
-            signer: ticket_signer(&state)?,
+            keys: keys.current(),
+            audit: audit.clone(),
             teller: teller.clone(),
             hosts: enrolled_hosts(&store).await?,
             drained: store.drained().await?,
             drained_labels: store.drained_labels().await?,
             assignments: store.assignments().await?,
+            placed_before: store.placed_before(since, PLACED_BEFORE_MAX).await?,
+            revoked: store.revoked_sessions(now).await?,
         };
+        let core = orchestrate::start(&config, start, store.clone());
         let shared = Arc::new(Shared {
-            core: orchestrate::start(&config, start, store.clone()),
+            rotate_keys: ticket_keys::keep(keys, core.clone(), audit.clone()),
+            core,
+            audit,
             config,
             address,
             started_at: now,
@@ -218,6 +236,7 @@ impl Broker {
         if timeout(STOP_GRACE, &mut port).await.is_err() {
             port.abort();
         }
+        shared.audit.finish(STOP_GRACE).await;
         tracing::info!("The broker has stopped");
     }
 }
@@ -279,25 +298,6 @@ fn rdp_signer(
             let pair = authority.signing_pair(state, now)?;
             Signer::from_pem(&pair.certificate_pem, &pair.key_pem)?
         }
-    })
-}
-
-/// The key that signs tickets, made at first start: gateways that know it keep
-/// working while the broker restarts.
-fn ticket_signer(state: &StateDir) -> anyhow::Result<TicketSigner> {
-    let document = match state.read(TICKET_KEY_FILE)? {
-        Some(document) => document,
-        None => {
-            let key = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new())
-                .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
-            state.write(TICKET_KEY_FILE, key.as_ref())?;
-            Zeroizing::new(key.as_ref().to_vec())
-        }
-    };
-    TicketSigner::from_pkcs8(&document).map_err(|error| {
-        anyhow::anyhow!(
-            "{TICKET_KEY_FILE} in the state directory is damaged ({error}); remove it to get a new one"
-        )
     })
 }
 

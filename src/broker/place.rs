@@ -1,10 +1,14 @@
 //! From a user's request to something that can be placed: who asks, what for,
 //! and may they (first half of step 8).
 
+use serde_json::json;
+use tokio::time::Instant;
+
 use super::Shared;
 use super::identity::User;
 use super::orchestrate::Judged;
 use crate::config::broker::{BrokerConfig, Resource};
+use crate::core::audit::Action;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
 use crate::core::selection::RANKED_MAX;
@@ -17,10 +21,17 @@ const CLIENT_ADDRESS_CHARS_MAX: usize = 64;
 /// # Errors
 /// What the user is told.
 pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, Refusal> {
-    let user = shared.identity.judge(place.bearer.expose()).await?;
+    let asked_at = Instant::now();
+    let user = shared.identity.judge(place.bearer.expose()).await.inspect_err(|refusal| {
+        let detail = json!({ "code": refusal.code, "at": "gateway" });
+        shared.audit.record(Action::SignInRefused, "-", &detail);
+    })?;
     let resource = resolve(&shared.config, &place.load_balance_info, &place.application)?;
     if !resource.is_assigned_to(&user.name, &user.groups) {
         let detail = format!("{} is not assigned to {}", resource.id, user.name);
+        let code = Code::NotAssigned;
+        let refused = json!({ "user": user.name, "resource": resource.id, "code": code });
+        shared.audit.record(Action::PlaceRefused, place.session, &refused);
         return Err(Refusal::with_detail(Code::NotAssigned, detail));
     }
     check_strength(&shared.config, resource, &user)?;
@@ -41,6 +52,7 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         client_address: place.client_address,
         gateway: place.gateway,
         explain: place.explain,
+        asked_at,
     })
 }
 

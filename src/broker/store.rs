@@ -4,13 +4,17 @@
 //! cut. Calls block on the disk, so they run on tokio's blocking threads, one
 //! at a time: enrolments and drains are rare.
 
+mod audit;
 mod pools;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, Transaction, params};
+use serde_json::json;
 
+pub use self::audit::{PlacedBefore, VerifyError, verify_audit};
+use crate::core::audit::{Action, Entry};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{HostId, PoolId};
@@ -18,10 +22,11 @@ use crate::wire::enroll::MachineRole;
 
 /// Each entry lifts the schema by one version. Never change one that was
 /// released: add another.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_server_names.sql"),
     include_str!("migrations/0003_pools.sql"),
+    include_str!("migrations/0004_audit_chain.sql"),
 ];
 
 /// How long a statement waits for another process (a backup) to let go.
@@ -85,6 +90,7 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         migrate(&mut connection)?;
+        audit::begin_chain(&mut connection)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -127,9 +133,16 @@ impl Store {
                     serde_json::Value::from(token.server_names.clone()).to_string(),
                 ],
             )?;
-            let pool = token.pool.as_ref().map_or("-", PoolId::as_str);
-            let detail = with_names(token.role, &token.server_names);
-            audit(db, now, "enrol_token_created", pool, &detail)
+            let detail = json!({
+                "role": token.role.as_str(),
+                "pool": token.pool.as_ref().map(PoolId::as_str),
+                "uses": token.uses_left,
+                "expires_at": token.expires_at,
+                "server_names": token.server_names,
+            });
+            let id = hex::encode(token.hash.get(..4).unwrap_or_default());
+            audit::append(db, [Entry::new(now, Action::EnrolTokenCreated, id, &detail)])?;
+            Ok(())
         })
         .await
     }
@@ -206,7 +219,14 @@ impl Store {
                     to_sql(now)
                 ],
             )?;
-            audit(db, now, "enrolled", &name, &with_names(role, &server_names))?;
+            let detail = json!({
+                "role": role.as_str(),
+                "pool": token.pool.as_ref().map(PoolId::as_str),
+                "key_sha256": hex::encode(&key_sha256),
+                "server_names": server_names,
+                "token": hex::encode(token_hash.get(..4).unwrap_or_default()),
+            });
+            audit::append(db, [Entry::new(now, Action::Enrolled, &name, &detail)])?;
             Ok(token.pool)
         })
         .await
@@ -255,7 +275,8 @@ impl Store {
                 params![role.as_str(), name, to_sql(now)],
             )?;
             if changed > 0 {
-                audit(db, now, "revoked", &name, role.as_str())?;
+                let detail = json!({ "role": role.as_str() });
+                audit::append(db, [Entry::new(now, Action::Revoked, &name, &detail)])?;
             }
             Ok(changed > 0)
         })
@@ -280,7 +301,8 @@ impl Store {
                 params![role.as_str(), name],
             )?;
             if changed > 0 {
-                audit(db, now, "forgotten", &name, role.as_str())?;
+                let detail = json!({ "role": role.as_str() });
+                audit::append(db, [Entry::new(now, Action::Forgotten, &name, &detail)])?;
             }
             Ok(changed > 0)
         })
@@ -304,8 +326,9 @@ impl Store {
             } else {
                 db.execute("DELETE FROM drains WHERE host = ?1", [host.as_str()])?;
             }
-            let action = if drained { "drained" } else { "undrained" };
-            audit(db, now, action, host.as_str(), "")
+            let action = if drained { Action::Drained } else { Action::Undrained };
+            audit::append(db, [Entry::new(now, action, &host, &json!({}))])?;
+            Ok(())
         })
         .await
     }
@@ -396,20 +419,6 @@ fn may_enrol_again(known: &Machine, pool: Option<&PoolId>) -> Result<(), StoreEr
     Ok(())
 }
 
-fn audit(
-    db: &Transaction<'_>,
-    now: UnixMillis,
-    action: &str,
-    subject: &str,
-    detail: &str,
-) -> Result<(), StoreError> {
-    db.execute(
-        "INSERT INTO audit (at, action, subject, detail) VALUES (?1, ?2, ?3, ?4)",
-        params![to_sql(now), action, subject, detail],
-    )?;
-    Ok(())
-}
-
 fn read_token(row: &rusqlite::Row<'_>) -> Result<EnrolToken, StoreError> {
     Ok(EnrolToken {
         hash: row.get(0)?,
@@ -438,15 +447,6 @@ fn parse<T: TryFrom<String>>(text: String) -> Result<T, StoreError> {
 
 fn parse_names(text: String) -> Result<Vec<String>, StoreError> {
     serde_json::from_str(&text).map_err(|_| StoreError::Content(text))
-}
-
-fn with_names(role: MachineRole, server_names: &[String]) -> String {
-    let mut detail = role.as_str().to_owned();
-    for name in server_names {
-        detail.push(' ');
-        detail.push_str(name);
-    }
-    detail
 }
 
 fn parse_role(text: String) -> Result<MachineRole, StoreError> {

@@ -2,6 +2,9 @@
 
 mod access;
 mod gateways;
+mod impostors;
 mod issuer;
 mod pools;
+mod revoking;
 mod sessions;
+mod trail;

@@ -1,6 +1,7 @@
 //! `ringway ctl`: asks the admin socket of a broker or gateway, prints the
 //! answer as a table, or as JSON with `--json`.
 
+mod audit;
 pub(crate) mod histograms;
 pub(crate) mod tables;
 
@@ -13,8 +14,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::core::ids::{HostId, Label, PoolId, SessionId};
-use crate::wire::admin::{AdminRequest, AdminResponse, BrokerRequest, LINE_LENGTH_MAX};
+use crate::core::ids::{GatewayId, HostId, Label, PoolId, SessionId};
+use crate::wire::admin::{AdminRequest, AdminResponse, BrokerRequest, LINE_LENGTH_MAX, Whom};
 use crate::wire::enroll::MachineRole;
 
 /// Where the packaged broker has its socket.
@@ -56,8 +57,16 @@ pub enum Ask {
         #[arg(value_name = "FILE.hlog")]
         logs: Vec<PathBuf>,
     },
-    /// Take a machine's right to connect away and close its channel; sessions
-    /// that run go on
+    /// End sessions at once; none of their tickets works again
+    Disconnect(WhomArgs),
+    /// Replace the key that signs tickets: publish the next one, which signs
+    /// a moment later
+    RotateKeys,
+    /// The audit trail: read it, and check that nobody changed it
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Take a machine's right to connect away, end its sessions, close its
+    /// channel
     Revoke {
         role: MachineRole,
         name: String,
@@ -93,6 +102,37 @@ pub enum Ask {
     Assignments,
 }
 
+/// Whose sessions; exactly one.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct WhomArgs {
+    /// All sessions of a user, also those that they are opening
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// All sessions on a session host
+    #[arg(long, value_name = "HOST")]
+    host: Option<HostId>,
+    /// All sessions of a gateway
+    #[arg(long, value_name = "GATEWAY")]
+    gateway: Option<GatewayId>,
+    /// One session
+    #[arg(long, value_name = "SESSION")]
+    session: Option<SessionId>,
+}
+
+impl WhomArgs {
+    fn whom(self) -> anyhow::Result<Whom> {
+        match self {
+            Self { user: Some(user), .. } => Ok(Whom::User { user }),
+            Self { host: Some(host), .. } => Ok(Whom::Host { host }),
+            Self { gateway: Some(gateway), .. } => Ok(Whom::Gateway { gateway }),
+            Self { session: Some(session), .. } => Ok(Whom::Session { session }),
+            // clap has asked for one.
+            _ => anyhow::bail!("name whose sessions: --user, --host, --gateway or --session"),
+        }
+    }
+}
+
 /// # Errors
 /// When the socket does not answer, or answers no.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -106,6 +146,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ask::Revoke { role, name, undo } => {
             return tell(socket()?, args.json, &BrokerRequest::Revoke { role, name, undo });
         }
+        Ask::Disconnect(whom) => {
+            let whom = whom.whom()?;
+            return tell(socket()?, args.json, &BrokerRequest::Disconnect { whom });
+        }
+        Ask::RotateKeys => return tell(socket()?, args.json, &BrokerRequest::RotateKeys),
+        Ask::Audit(command) => return audit::run(socket()?, args.json, command),
         Ask::Status => AdminRequest::Status,
         Ask::Hosts => AdminRequest::Hosts,
         Ask::Gateways => AdminRequest::Gateways,

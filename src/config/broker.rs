@@ -47,6 +47,10 @@ pub struct BrokerConfig {
     pub tls: TlsSettings,
     #[serde(default)]
     pub limits: Limits,
+    /// Days after which the key that signs tickets is replaced. 0: only by
+    /// `ringway ctl rotate-keys`.
+    #[serde(default = "default_ticket_key_days")]
+    pub ticket_key_days: u32,
     /// The workspace of resources that name none; part of `loadbalanceinfo`.
     #[serde(default = "default_workspace")]
     pub workspace: ResourceId,
@@ -71,6 +75,10 @@ pub struct BrokerConfig {
 fn default_workspace() -> ResourceId {
     // A constant that is a valid name; see the test.
     "ringway".parse().unwrap_or_else(|_| unreachable!("the default workspace is a valid name"))
+}
+
+const fn default_ticket_key_days() -> u32 {
+    30
 }
 
 /// A group of resources that users see under one name.

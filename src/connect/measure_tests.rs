@@ -38,7 +38,7 @@ async fn gateway(ca: &TestCa, list: Option<GatewayList>, asked: &Arc<AtomicUsize
 
 fn ways(ca: &TestCa, entry: &TestServer) -> Ways {
     let https = HttpsClient::new(ca.client(), short_limits()).unwrap();
-    Ways::new(entry.url().parse().unwrap(), "t".into(), https, ca.dialer())
+    Ways::new(entry.url().parse().unwrap(), "t".parse().unwrap(), https, ca.dialer())
 }
 
 fn listed(name: &str, url: String) -> ListedGateway {

@@ -109,6 +109,7 @@ codes! {
     TicketUsed 2007 "ticket_used" Client 8 Now 409 "The ticket was used before; start again from the .rdp file.";
     TicketWrongGateway 2008 "ticket_wrong_gateway" Client 8 Now 403 "The ticket is for another gateway; start again from the .rdp file.";
     TicketWrongRole 2009 "ticket_wrong_role" Client 8 Never 403 "The ticket is for the other end of the session.";
+    SessionRevoked 2010 "session_revoked" Client 8 Never 403 "An administrator ended this session; start again from the .rdp file if you may.";
 
     GatewayDraining 3001 "gateway_draining" Gateway 7 Now 503 "This gateway is being taken out of service; try again and another one will answer.";
     GatewayFull 3002 "gateway_full" Gateway 7 Later 503 "This gateway carries as many sessions as it may; try again in a moment.";

@@ -18,6 +18,7 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::pairing::{PairingLimits, PairingTable};
 use crate::core::per_address::PerAddress;
+use crate::core::revocation::RevokedTickets;
 use crate::core::secret::Secret;
 use crate::core::selection::Explain;
 use crate::core::tickets::{Claims, Role, TicketVerifier, UsedTickets};
@@ -30,6 +31,9 @@ const REQUESTS_MAX: usize = 4_096;
 /// Used tickets remembered until they expire: 60 s of more legs than a gateway
 /// can shake hands with.
 const USED_TICKETS_MAX: usize = 1_000_000;
+/// Sessions whose tickets are refused, for little more than a minute: as many
+/// as a gateway can have.
+const REVOKED_SESSIONS_MAX: usize = 1_000_000;
 
 /// What wakes a client that waits for its session host.
 #[derive(Debug)]
@@ -146,6 +150,8 @@ pub struct Shared {
     pub tls: Arc<ServerConfig>,
     pub tickets: RwLock<TicketVerifier>,
     pub used: Mutex<UsedTickets>,
+    /// What an administrator ended.
+    pub revoked: Mutex<RevokedTickets>,
     pub pairing: Mutex<PairingTable<oneshot::Sender<Wake>>>,
     joining: Arc<AtomicU64>,
     pub live: Mutex<HashMap<SessionId, LiveEntry>>,
@@ -190,6 +196,7 @@ impl Shared {
             tls: Arc::new(tls),
             tickets: RwLock::default(),
             used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX, started_at)),
+            revoked: Mutex::new(RevokedTickets::new(REVOKED_SESSIONS_MAX)),
             pairing: Mutex::new(PairingTable::new(limits)),
             joining: Arc::default(),
             live: Mutex::default(),
@@ -262,6 +269,7 @@ impl Shared {
         let verifier = self.tickets.read().unwrap_or_else(PoisonError::into_inner);
         let claims = verifier.verify(ticket, &self.id, role, now)?;
         drop(verifier);
+        lock(&self.revoked).check(&claims, now)?;
         // A draining gateway still lets the host of a waiting client in.
         if role == Role::Client {
             if self.is_draining() {
@@ -273,6 +281,12 @@ impl Shared {
         }
         lock(&self.used).consume(&claims, now)?;
         Ok(claims)
+    }
+
+    /// An administrator ended this session after its legs were admitted.
+    #[must_use]
+    pub fn is_revoked(&self, session: SessionId) -> bool {
+        lock(&self.revoked).contains(session, UnixMillis::now())
     }
 
     /// The worker for the next session, and its index.

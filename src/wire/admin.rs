@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::audit::Record;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Refusal;
 use crate::core::health::HostCheck;
@@ -56,8 +57,8 @@ pub enum AdminRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum BrokerRequest {
-    /// Take a machine's right to connect away and close its channel; or let
-    /// another one enrol under its name again.
+    /// Take a machine's right to connect away, end its sessions and close its
+    /// channel; or let another one enrol under its name again.
     Revoke {
         role: MachineRole,
         name: String,
@@ -81,8 +82,33 @@ pub enum BrokerRequest {
     },
     /// Which hosts of personal pools are whose.
     Assignments,
+    /// End sessions so that none of their tickets works again.
+    Disconnect { whom: Whom },
+    /// Publish the next ticket key, which signs a moment later.
+    RotateKeys,
+    /// Records of the audit trail, oldest first: those behind number `after`,
+    /// or the `last` ones.
+    Audit {
+        #[serde(default)]
+        after: u64,
+        #[serde(default)]
+        last: Option<u32>,
+        #[serde(default)]
+        since: Option<UnixMillis>,
+        limit: u32,
+    },
     #[serde(untagged)]
     Common(AdminRequest),
+}
+
+/// Whose sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", untagged)]
+pub enum Whom {
+    User { user: String },
+    Host { host: HostId },
+    Gateway { gateway: GatewayId },
+    Session { session: SessionId },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,6 +144,19 @@ pub enum AdminResponse {
         explain: Explain,
     },
     Histograms(HistogramsView),
+    Disconnected {
+        /// Sessions that were relayed.
+        live: u32,
+        /// Sessions that were on their way.
+        pending: u32,
+        /// Asked by user: sessions of which nobody knows whose they are.
+        #[serde(default)]
+        of_unknown_users: u32,
+    },
+    Keys(KeysView),
+    Audit {
+        records: Vec<Record>,
+    },
     Done,
     Refused {
         refusal: Refusal,
@@ -138,6 +177,34 @@ pub struct StatusView {
     pub hosts_connected: u32,
     pub gateways_connected: u32,
     pub sessions: u32,
+    #[serde(default)]
+    pub audit: AuditView,
+}
+
+/// How the audit trail is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// `NUMBER:HASH` of the last record. Noted elsewhere, it proves all before.
+    pub head: String,
+    /// Records that are not on the disk yet.
+    pub waiting: u64,
+    /// Records that could not be kept since the start.
+    pub lost: u64,
+    /// Why none is written at the moment.
+    pub problem: Option<String>,
+}
+
+/// The ticket keys, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysView {
+    pub signing: String,
+    pub since: UnixMillis,
+    /// Published; signs from then on.
+    pub next: Option<String>,
+    pub next_signs_from: Option<UnixMillis>,
+    /// Published until then, for tickets that are about.
+    pub retiring: Option<String>,
+    pub retired_at: Option<UnixMillis>,
 }
 
 /// A gateway and what it has done since its start.

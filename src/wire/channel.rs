@@ -224,6 +224,11 @@ pub enum BrokerToGateway {
         session: SessionId,
         refusal: Refusal,
     },
+    /// An administrator ended these sessions: end them, refuse their tickets.
+    /// Also follows the welcome, for a gateway that was away.
+    Revoked {
+        sessions: Vec<SessionId>,
+    },
 }
 
 /// A reserved place.

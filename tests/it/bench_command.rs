@@ -113,3 +113,15 @@ fn what_cannot_be_run_is_said() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("no profile"), "{}", said(&output));
 }
+
+#[test]
+fn orders_that_end_sessions_are_timed_until_the_clients_see_it() {
+    let (output, report) =
+        bench("disconnect --sessions 12 --end 3 --rounds 2 --warm-up-seconds 0.2");
+    assert!(output.status.success(), "{}", said(&output));
+    let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64);
+    assert_eq!(number("/sessions"), Some(12));
+    assert_eq!(number("/close_us/count"), Some(6), "{report}");
+    assert_eq!(number("/answer_us/count"), Some(2), "{report}");
+    assert!(number("/close_us/p50") > Some(0), "{report}");
+}

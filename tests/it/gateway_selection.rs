@@ -278,7 +278,7 @@ fn opener(world: &World) -> SessionOpener {
         entry: format!("https://{}", world.gateway.address).parse().unwrap(),
         application: "desktop".into(),
         load_balance_info: "pool=office".into(),
-        token: BEARER.into(),
+        token: BEARER.parse().unwrap(),
         roots: world.ca.roots(),
         tls: TlsSettings::default(),
         dial: DialLimits::default(),

@@ -25,6 +25,8 @@ mod gateway_refuses;
 #[cfg(test)]
 mod gateway_relay;
 #[cfg(test)]
+mod gateway_revocation;
+#[cfg(test)]
 mod gateway_selection;
 #[cfg(test)]
 mod gateway_tickets;
@@ -54,6 +56,8 @@ mod tidy;
 mod twelve_steps;
 #[cfg(test)]
 mod world_broker_death;
+#[cfg(test)]
+mod world_disconnect;
 #[cfg(test)]
 mod world_host_faults;
 #[cfg(test)]

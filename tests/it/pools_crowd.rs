@@ -92,7 +92,7 @@ async fn crowd() {
         "[gateway]\nlisten = \"{}\"\nurl = \"https://{HOST}:{}\"\nstate_dir = {state_dir:?}\n\
          threads = {{ relay_workers = 1, pin = false, output_slots = 32 }}\n\
          limits = {{ lobby_connections_per_address_max = 4096, waiting_per_address_max = 1024, \
-         handshake_timeout_ms = {PATIENT_MS}, request_timeout_ms = {PATIENT_MS}, \
+         handshake_timeout_ms = {PATIENT_MS}, request_timeout_ms = {PATIENT_MS}, write_timeout_ms = {PATIENT_MS}, \
          broker_timeout_ms = {PATIENT_MS}, pair_timeout_ms = {PATIENT_MS} }}\n",
         port.address(),
         port.address().port(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ringway::core::audit::Action;
 use ringway::core::codes::Code;
 use ringway::observe::close_reason::CloseReason;
 use ringway::observe::histograms::Measure;
@@ -117,6 +118,14 @@ fn the_readme_lists_every_code_with_its_advice() {
 fn the_readme_lists_every_close_reason() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     for (_, name, meaning) in CloseReason::ALL {
+        assert!(readme.contains(&format!("| `{name}` | {meaning} |")), "{name}");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_action_of_the_audit_trail() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (_, name, meaning) in Action::ALL {
         assert!(readme.contains(&format!("| `{name}` | {meaning} |")), "{name}");
     }
 }

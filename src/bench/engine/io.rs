@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::epoll::{self, EventFlags};
 use socket2::SockRef;
@@ -330,13 +331,21 @@ impl Engine {
     fn on_end(&mut self, number: u32, side: Side) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         match (session.state, side) {
+            (State::Closed | State::Failed, _) => {}
+            // What the client sees counts; the host's end may come first.
+            (_, Side::Host) if session.is_doomed => {}
+            (_, Side::Client) if session.is_doomed => {
+                session.ended_at = Some(Instant::now());
+                session.state = State::Closed;
+                (session.client, session.host) = (None, None);
+                self.census.closed += 1;
+            }
             (State::Closing, Side::Host) => self.say_goodbye(number, Side::Host),
             (State::Closing, Side::Client) => {
                 session.state = State::Closed;
                 (session.client, session.host) = (None, None);
                 self.census.closed += 1;
             }
-            (State::Closed | State::Failed, _) => {}
             _ => {
                 let missing = (session.up.missing(), session.down.missing());
                 let at = (session.up.received(), session.down.received());
@@ -350,7 +359,10 @@ impl Engine {
 
     fn on_error(&mut self, number: u32, side: Side, error: &LegError) {
         let is_closing = |s: &crate::bench::session::Session| s.state == State::Closing;
-        if self.sessions.get(number as usize).is_some_and(is_closing) {
+        let is_doomed = |s: &crate::bench::session::Session| s.is_doomed;
+        if side == Side::Host && self.sessions.get(number as usize).is_some_and(is_doomed) {
+            // It was told to end as well; only the client's end is looked at.
+        } else if self.sessions.get(number as usize).is_some_and(is_closing) {
             // All data had arrived; who reset whom first does not matter.
             self.on_end(number, Side::Client);
         } else {

@@ -13,12 +13,14 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::LOGIN_PATH;
 use super::cookie::{Purpose, cookie_in};
 use crate::broker::Shared;
 use crate::broker::http::Refused;
 use crate::broker::identity::User;
+use crate::core::audit::Action;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
@@ -62,8 +64,11 @@ pub async fn judge(shared: &Shared, bearer: &str) -> Result<User, Refusal> {
     shared.teller.tell(3, None, "token received");
     let user = shared.identity.judge(bearer).await.inspect_err(|refusal| {
         tracing::warn!(step = 4, %refusal, "Refused a token");
+        let detail = json!({ "code": refusal.code, "at": "feed" });
+        shared.audit.record(Action::SignInRefused, "-", &detail);
     })?;
     tracing::info!(step = 4, user = %user.name, "Validated a token");
+    shared.audit.record(Action::SignIn, &user.name, &json!({ "at": "feed" }));
     shared.teller.tell(4, None, format!("{} signed in", user.name));
     Ok(user)
 }

@@ -23,7 +23,9 @@ impl Core {
         hello: HostHello,
     ) {
         let HostHello { capacity, live, labels, checks } = hello;
-        let freed = self.table.host_connected(&host, pool, capacity, &live, self.now_ms);
+        let kept = self.without_revoked(&live);
+        let freed = self.table.host_connected(&host, pool, capacity, &kept, self.now_ms);
+        self.identify(&kept);
         self.table.set_labels(&host, labels);
         let draining = self.table.host(&host).is_some_and(|known| known.draining);
         agent.outbox.post(BrokerToAgent::Welcome {
@@ -34,7 +36,10 @@ impl Core {
         if let Some(older) = self.agents.insert(host.clone(), agent) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
-        tracing::info!(%host, %pool, live = live.len(), draining, "A session host is here");
+        for session in live.iter().filter(|session| !kept.contains(session)) {
+            self.cancel_at_agent(&host, *session, Code::SessionRevoked);
+        }
+        tracing::info!(%host, %pool, live = kept.len(), draining, "A session host is here");
         self.host_checked(&host, checks);
         self.settle(freed);
     }
@@ -73,16 +78,19 @@ impl Core {
         state.outbox.post(BrokerToGateway::Welcome {
             version: VERSION,
             gateway: gateway.clone(),
-            ticket_keys: vec![self.signer.published()],
+            ticket_keys: self.keys.published.clone(),
             checks_tokens: true,
         });
         tracing::info!(%gateway, url = %state.url, live = live.len(), "A gateway is here");
         if let Some(older) = self.gateways.insert(gateway.clone(), state) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
+        self.send_revoked(&gateway, live);
+        let live = &self.without_revoked(live);
         // Requests of the older channel have nobody left who waits for them.
         self.orders.retain(|_, order| order.gateway != gateway);
         let freed = self.table.gateway_connected(&gateway, live, self.now_ms);
+        self.identify(live);
         self.settle(freed);
         self.broadcast_gateways_soon();
     }
@@ -198,7 +206,7 @@ impl Core {
                 age_ms: self.age_ms(known),
             })
             .collect();
-        let ticket_keys = vec![self.signer.published()];
+        let ticket_keys = &self.keys.published;
         for known in self.gateways.values() {
             known.outbox.post(BrokerToGateway::Gateways {
                 gateways: gateways.clone(),

@@ -6,8 +6,9 @@
 //! store, a command that starts a machine) is an [`Errand`]: it is run aside,
 //! and its outcome comes back like any other news.
 
-mod homes;
+mod disconnect;
 mod errands;
+mod homes;
 mod machines;
 mod pools;
 mod records;
@@ -16,6 +17,7 @@ mod settling;
 #[cfg(test)]
 mod simulation;
 
+pub use disconnect::{COMES_BACK_WITHIN_MS, Ended};
 pub use records::HOST_ENDED;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,17 +28,20 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::audit::AuditLog;
+use super::store::PlacedBefore;
+use super::ticket_keys::Keys;
 use crate::broker::store::Store;
 use crate::channel::pump::Outbox;
 use crate::config::broker::{BrokerConfig, Limits, Pool};
+use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::health::HostCheck;
 use crate::core::ids::{GatewayId, HostId, Label, PoolId, ResourceId, SessionId};
 use crate::core::placement::{AssignmentKey, HoldRules, HostTable, Wish};
 use crate::core::selection::Explain;
-use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::Teller;
-use crate::wire::admin::{BrokerSnapshot, SessionView};
+use crate::wire::admin::{BrokerSnapshot, SessionView, Whom};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, BrokerToGateway, GatewayToBroker};
 use crate::wire::enroll::MachineRole;
 use errands::{Done, Errand};
@@ -66,6 +71,8 @@ pub struct Judged {
     pub client_address: String,
     pub gateway: GatewayId,
     pub explain: Explain,
+    /// The request came; judging it took until now.
+    pub asked_at: Instant,
 }
 
 impl Judged {
@@ -153,6 +160,15 @@ pub enum Command {
         host: HostId,
         pool: PoolId,
     },
+    /// End sessions, and let none of their tickets work again.
+    Disconnect {
+        whom: Whom,
+        /// And close the channel of the machine whose they are, for good.
+        expel: bool,
+        answer: oneshot::Sender<Ended>,
+    },
+    /// The ticket keys changed.
+    Keys(Keys),
     /// Close the channel of a machine that may not have one any more.
     Expel {
         role: MachineRole,
@@ -198,13 +214,18 @@ impl Handle {
 /// What the owner task starts from.
 #[derive(Debug)]
 pub struct Start {
-    pub signer: TicketSigner,
+    pub keys: Keys,
+    pub audit: AuditLog,
     pub teller: Teller,
     /// Enrolled session hosts, so that they are listed before they connect.
     pub hosts: Vec<(HostId, PoolId)>,
     pub drained: Vec<HostId>,
     pub drained_labels: Vec<Label>,
     pub assignments: Vec<(AssignmentKey, HostId)>,
+    /// Sessions of an earlier run that may still live.
+    pub placed_before: Vec<PlacedBefore>,
+    /// Sessions that an administrator ended, until when that matters.
+    pub revoked: Vec<(SessionId, UnixMillis)>,
 }
 
 /// Starts the owner task.
@@ -262,7 +283,9 @@ struct Core {
     waiters: HashMap<AssignmentKey, Vec<Waiter>>,
     /// Hosts whose start command runs.
     start_commands: std::collections::BTreeSet<HostId>,
-    signer: TicketSigner,
+    keys: Keys,
+    revocations: disconnect::Revocations,
+    placed_before: HashMap<SessionId, PlacedBefore>,
     teller: Teller,
     table_due_ms: u64,
 }
@@ -299,14 +322,16 @@ impl Core {
             pools,
             now_ms: 0,
             table,
-            records: Records::default(),
+            records: Records::new(start.audit),
             agents: BTreeMap::new(),
             gateways: BTreeMap::new(),
             orders: HashMap::new(),
             errands: Vec::new(),
             waiters: HashMap::new(),
             start_commands: std::collections::BTreeSet::new(),
-            signer: start.signer,
+            keys: start.keys,
+            revocations: disconnect::Revocations::new(start.revoked),
+            placed_before: start.placed_before.into_iter().map(|p| (p.session, p)).collect(),
             teller: start.teller,
             table_due_ms: 0,
         }
@@ -399,6 +424,17 @@ impl Core {
             Command::HostEnrolled { host, pool } => self.table.host_known(host, pool),
             Command::Expel { role, name, for_good, why } => {
                 self.expel(role, &name, for_good, why);
+            }
+            Command::Disconnect { whom, expel, answer } => {
+                let ended = self.disconnect(&whom);
+                if expel {
+                    self.expel_revoked(&whom);
+                }
+                let _nobody_waits = answer.send(ended);
+            }
+            Command::Keys(keys) => {
+                self.keys = keys;
+                self.broadcast_gateways();
             }
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());

@@ -3,9 +3,16 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use serde_json::json;
+
 use super::Judged;
+use super::disconnect::DISCONNECTED;
 use super::homes::{Homes, Whose};
+use crate::broker::audit::AuditLog;
+use crate::broker::store::PlacedBefore;
+use crate::core::audit::Action;
 use crate::core::clock::UnixMillis;
+use crate::core::codes::Code;
 use crate::core::ids::{GatewayId, HostId, ResourceId, SessionId};
 use crate::core::placement::Slot;
 use crate::core::selection::Explain;
@@ -16,8 +23,9 @@ pub const HOST_ENDED: &str = "host_ended";
 /// Sessions that are over and still explained.
 const ENDED_MAX: usize = 4_096;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Records {
+    audit: AuditLog,
     by_session: HashMap<SessionId, Record>,
     ended: VecDeque<SessionId>,
     homes: Homes,
@@ -30,7 +38,20 @@ struct Record {
 }
 
 impl Records {
+    pub(super) fn new(audit: AuditLog) -> Self {
+        let (by_session, ended) = (HashMap::new(), VecDeque::new());
+        Self { audit, by_session, ended, homes: Homes::default() }
+    }
+
     pub(super) fn placed(&mut self, judged: Judged, host: HostId) {
+        let detail = json!({
+            "user": judged.user,
+            "resource": judged.resource,
+            "client": judged.client_address,
+            "host": host,
+            "gateway": judged.gateway,
+        });
+        self.audit.record(Action::Placed, judged.session, &detail);
         let view = SessionView {
             user: Some(judged.user),
             resource: Some(judged.resource.to_string()),
@@ -43,7 +64,31 @@ impl Records {
         self.by_session.insert(judged.session, Record { view, explain: judged.explain });
     }
 
-    pub(super) fn started(&mut self, session: SessionId) {
+    pub(super) fn refused(
+        &self,
+        session: SessionId,
+        user: &str,
+        resource: &ResourceId,
+        code: Code,
+    ) {
+        let detail = json!({ "user": user, "resource": resource, "code": code });
+        self.audit.record(Action::PlaceRefused, session, &detail);
+    }
+
+    /// An earlier run of the broker placed it.
+    pub(super) fn adopted(&mut self, placed: PlacedBefore) {
+        self.by_session.entry(placed.session).or_insert_with(|| Record {
+            view: SessionView {
+                user: Some(placed.user),
+                resource: placed.resource,
+                ..blank(placed.session)
+            },
+            explain: Explain::default(),
+        });
+    }
+
+    pub(super) fn started(&mut self, session: SessionId, gateway: &GatewayId) {
+        self.audit.record(Action::Connected, session, &json!({ "gateway": gateway }));
         let Some(record) = self.by_session.get_mut(&session) else { return };
         if record.view.started_at.is_some() {
             return;
@@ -63,6 +108,7 @@ impl Records {
 
     /// Only the first end counts.
     pub(super) fn ended(&mut self, session: SessionId, why: &str, bytes: Option<(u64, u64)>) {
+        self.close(session, why, bytes);
         let Some(record) = self.by_session.get_mut(&session) else { return };
         if record.view.ended_at.is_some() {
             return;
@@ -85,7 +131,8 @@ impl Records {
     }
 
     /// The gateway's own account of a session of which the host had told the
-    /// end first: the gateway knows why.
+    /// end first, or that it was told to end: the gateway knows why, or how
+    /// much it carried.
     pub(super) fn settled(
         &mut self,
         session: SessionId,
@@ -95,11 +142,21 @@ impl Records {
     ) {
         if let Some(record) = self.by_session.get_mut(&session)
             && record.view.gateway.as_ref() == Some(gateway)
-            && record.view.end.as_deref() == Some(HOST_ENDED)
+            && matches!(record.view.end.as_deref(), Some(HOST_ENDED | DISCONNECTED))
         {
             record.view.end = Some(why.to_owned());
             (record.view.bytes_up, record.view.bytes_down) = bytes;
+            self.close(session, why, Some(bytes));
         }
+    }
+
+    fn close(&self, session: SessionId, why: &str, bytes: Option<(u64, u64)>) {
+        let mut detail = json!({ "reason": why });
+        if let (Some((up, down)), Some(members)) = (bytes, detail.as_object_mut()) {
+            members.insert("bytes_up".into(), up.into());
+            members.insert("bytes_down".into(), down.into());
+        }
+        self.audit.record(Action::Closed, session, &detail);
     }
 
     /// The session as it is now: what the table knows wins. `None` for one

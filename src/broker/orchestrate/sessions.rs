@@ -18,13 +18,17 @@ impl Core {
     pub(super) fn place(&mut self, asked_by: &GatewayId, channel: ChannelNumber, judged: Judged) {
         let Some(judged) = self.see_to_own_host(asked_by, channel, judged) else { return };
         let (request, session) = (judged.request, judged.session);
+        let (user, resource) = (judged.user.clone(), judged.resource.clone());
         match self.reserve(judged) {
             Ok(placement) => {
                 tracing::info!(step = 9, %session, host = %placement.host, %asked_by, "Reserved a place");
                 self.teller.tell(9, Some(session), format!("reserved {}", placement.host));
                 self.tell_gateway(asked_by, BrokerToGateway::Placed { request, placement });
             }
-            Err(refusal) => self.refuse_place(asked_by, request, session, refusal),
+            Err(refusal) => {
+                self.records.refused(session, &user, &resource, refusal.code);
+                self.refuse_place(asked_by, request, session, refusal);
+            }
         }
     }
 
@@ -40,6 +44,7 @@ impl Core {
     }
 
     fn reserve(&mut self, mut judged: Judged) -> Result<Placement, Refusal> {
+        self.may_place(&judged)?;
         let gateway_url = self.settle_gateway(&mut judged)?;
         let replaced = self.table.make_way(&judged.user)?;
         self.settle(replaced.into_iter().collect());
@@ -87,7 +92,7 @@ impl Core {
             issued_at,
             expires_at,
         };
-        Ok((self.signer.sign(&claims).into(), expires_at))
+        Ok((self.keys.signer.sign(&claims).into(), expires_at))
     }
 
     /// Step 9: the client is at its gateway, so the host is ordered there.
@@ -208,7 +213,7 @@ impl Core {
         if self.table.started(session, gateway) {
             // Its report may have overtaken the host's answer.
             self.answer_order(session, Ok(()));
-            self.records.started(session);
+            self.records.started(session, gateway);
             tracing::info!(step = 11, %session, %gateway, "The session is live");
             self.teller.tell(11, Some(session), format!("live at {gateway}"));
         } else {
@@ -270,7 +275,7 @@ impl Core {
         }
     }
 
-    fn answer_order(&mut self, session: SessionId, outcome: Result<(), Refusal>) {
+    pub(super) fn answer_order(&mut self, session: SessionId, outcome: Result<(), Refusal>) {
         let Some(PendingOrder { gateway, request }) = self.orders.remove(&session) else { return };
         let answer = match outcome {
             Ok(()) => BrokerToGateway::Orchestrated { request },
@@ -279,7 +284,7 @@ impl Core {
         self.tell_gateway(&gateway, answer);
     }
 
-    fn cancel_at_agent(&self, host: &HostId, session: SessionId, code: Code) {
+    pub(super) fn cancel_at_agent(&self, host: &HostId, session: SessionId, code: Code) {
         self.tell_agent(host, BrokerToAgent::Cancel { session, refusal: code.into() });
     }
 

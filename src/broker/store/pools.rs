@@ -1,8 +1,10 @@
 //! What is kept of pools: whose a host is, and which labels are drained.
 
 use rusqlite::params;
+use serde_json::json;
 
 use super::{Store, StoreError, audit, parse, to_sql};
+use crate::core::audit::{Action, Entry};
 use crate::core::clock::UnixMillis;
 use crate::core::ids::{HostId, Label};
 use crate::core::placement::AssignmentKey;
@@ -33,8 +35,10 @@ impl Store {
                     params![pool.as_str(), user, host.as_str()],
                 )?;
             }
-            let action = if assigned { "assigned" } else { "unassigned" };
-            audit(db, now, action, host.as_str(), &format!("{pool} {user}"))
+            let action = if assigned { Action::Assigned } else { Action::Unassigned };
+            let detail = json!({ "pool": pool, "user": user });
+            audit::append(db, [Entry::new(now, action, &host, &detail)])?;
+            Ok(())
         })
         .await
     }
@@ -73,8 +77,9 @@ impl Store {
             } else {
                 db.execute("DELETE FROM drained_labels WHERE label = ?1", [label.as_str()])?;
             }
-            let action = if drained { "label_drained" } else { "label_undrained" };
-            audit(db, now, action, label.as_str(), "")
+            let action = if drained { Action::LabelDrained } else { Action::LabelUndrained };
+            audit::append(db, [Entry::new(now, action, &label, &json!({}))])?;
+            Ok(())
         })
         .await
     }

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::histograms;
+use super::{audit, histograms};
 use crate::core::clock::UnixMillis;
 use crate::core::health::{Fitness, HostCheck};
 use crate::core::selection::{Explain, RttSource};
 use crate::demo::style::Style;
-use crate::wire::admin::{AdminResponse, GatewayStatusView, RingView, SessionView, WorkerView};
+use crate::wire::admin::{
+    AdminResponse, AuditView, GatewayStatusView, RingView, SessionView, WorkerView,
+};
 
 /// The answer as text, with a newline at its end.
 pub(crate) fn render(response: &AdminResponse) -> String {
@@ -21,6 +23,8 @@ pub(crate) fn render(response: &AdminResponse) -> String {
             ("hosts", status.hosts_connected.to_string()),
             ("gateways", status.gateways_connected.to_string()),
             ("sessions", status.sessions.to_string()),
+            ("audit", trail(&status.audit)),
+            ("audit head", status.audit.head.clone()),
         ]),
         AdminResponse::Hosts { hosts } => {
             let rows = hosts.iter().map(|host| {
@@ -122,6 +126,30 @@ pub(crate) fn render(response: &AdminResponse) -> String {
             let rows = view.measured.iter().map(|one| (one.measure.as_str(), one.us));
             histograms::table(rows, Style::PLAIN)
         }
+        AdminResponse::Disconnected { live, pending, of_unknown_users } => {
+            let mut text = format!("ended {live} live sessions and {pending} on their way\n");
+            if *of_unknown_users > 0 {
+                let _ = writeln!(
+                    text,
+                    "nobody knows whose {of_unknown_users} other sessions are; see: ringway ctl sessions"
+                );
+            }
+            text
+        }
+        AdminResponse::Keys(keys) => {
+            let state = |key: &Option<String>, what: &str, at: Option<UnixMillis>| {
+                let in_s = at.map_or(0, |at| at.since_ms(UnixMillis::now()) / 1_000);
+                key.as_ref().map_or_else(|| "-".into(), |key| format!("{key}, {what} in {in_s} s"))
+            };
+            pairs(&[
+                ("signing", keys.signing.clone()),
+                ("next", state(&keys.next, "signs", keys.next_signs_from)),
+                ("retiring", state(&keys.retiring, "gone", keys.retired_at)),
+            ])
+        }
+        AdminResponse::Audit { records } => {
+            records.iter().map(|record| audit::line(record) + "\n").collect()
+        }
         AdminResponse::Done => "done\n".into(),
         AdminResponse::Refused { refusal } => format!("{refusal}\n"),
         AdminResponse::Invalid { problem } => format!("{problem}\n"),
@@ -139,6 +167,16 @@ fn health(checks: &[HostCheck]) -> String {
         (true, _) => "-".into(),
         (false, true) => "good".into(),
         (false, false) => failing.join("; "),
+    }
+}
+
+fn trail(audit: &AuditView) -> String {
+    match (&audit.problem, audit.lost) {
+        (Some(problem), lost) => {
+            format!("{problem}; {} records wait, {lost} are lost", audit.waiting)
+        }
+        (None, 0) => "written".into(),
+        (None, lost) => format!("written; {lost} records are lost"),
     }
 }
 

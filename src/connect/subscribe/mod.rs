@@ -163,7 +163,10 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     let Fetched::Body { bytes, tag } = fetched else {
         // Whoever has signed in anew has the files already.
         let gateways = before.iter().flatten().filter_map(|intact| gateway_of(&intact.bytes));
-        settings.token.learn_gateways(gateways.collect::<BTreeSet<_>>().into_iter().collect()).await?;
+        settings
+            .token
+            .learn_gateways(gateways.collect::<BTreeSet<_>>().into_iter().collect())
+            .await?;
         let signers = before.into_iter().flatten().map(|intact| intact.signer);
         let files = record.files.iter().zip(signers);
         let files = files.map(|(entry, signer)| entry.stored(&settings.out, signer, false));

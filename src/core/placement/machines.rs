@@ -95,6 +95,18 @@ impl HostTable {
         self.set_orphan_deadlines(now);
     }
 
+    /// Whose session it is and where, when only some machine had told of it.
+    pub fn identify(&mut self, session: SessionId, user: &str, host: Option<&HostId>) {
+        let Some(slot) = self.slots.get_mut(&session) else { return };
+        slot.user.get_or_insert_with(|| user.to_owned());
+        if let Some(host) = host.filter(|host| self.hosts.contains_key(host))
+            && slot.host.is_none()
+        {
+            slot.host = Some(host.clone());
+            self.count(host, true);
+        }
+    }
+
     /// Makes a host known that is enrolled, whether it is connected or not.
     pub fn host_known(&mut self, name: HostId, pool: PoolId) {
         let draining = self.drains.cover(&name, &[]);

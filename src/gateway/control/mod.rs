@@ -152,6 +152,8 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
                     ready.clear_ready();
                 }
                 control.on_workers(&parts.events);
+                // A worker that tells something has read its queue.
+                control.retry_ends();
             }
             Some(part) = parts.meters.parts.recv() => control.on_lobby(part),
             Some(result) = probe_results.recv() => {
@@ -248,6 +250,7 @@ impl Control {
                 }
             }
             BrokerToGateway::Cancel { session, refusal } => self.cancel(session, refusal),
+            BrokerToGateway::Revoked { sessions } => self.revoke(&sessions),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What becomes of sessions: reports of the workers, orders of the broker.
 
 use super::Control;
-use crate::core::codes::Refusal;
+use crate::core::clock::UnixMillis;
+use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
 use crate::gateway::relay::{ClosedSession, Command, Event, Events};
 use crate::gateway::shared::{Shared, lock};
@@ -99,8 +100,26 @@ impl Control {
         for session in began {
             self.on_started(session);
         }
+        self.retry_ends();
+    }
+
+    pub(super) fn retry_ends(&mut self) {
         for (session, reason) in std::mem::take(&mut self.ends_unsaid) {
             self.end(session, reason);
+        }
+    }
+
+    /// An administrator ended sessions. The list first: no leg may slip in
+    /// between.
+    pub(super) fn revoke(&mut self, sessions: &[SessionId]) {
+        let now = UnixMillis::now();
+        let mut revoked = lock(&self.shared.revoked);
+        for session in sessions {
+            revoked.revoke(*session, now);
+        }
+        drop(revoked);
+        for session in sessions {
+            self.cancel(*session, Code::SessionRevoked.into());
         }
     }
 

@@ -133,6 +133,12 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) -> bool {
     };
     // Entered first: the worker may end it before the next line runs.
     lock(&shared.live).insert(session, entry);
+    // Whoever revokes it looks there after: one of the two sees the other.
+    if shared.is_revoked(session) {
+        lock(&shared.live).remove(&session);
+        give_up(shared, session, Code::SessionRevoked);
+        return false;
+    }
     if shared.ask(Request::Started { session }).is_err() {
         // Never learning of it, the broker would take it for one that did not
         // come about, and end it.

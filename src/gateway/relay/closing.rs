@@ -170,6 +170,10 @@ impl<K: Kernel> Relay<K> {
             return;
         }
         let mut session = self.sessions.remove(index);
+        // Unless another of the same name has come since.
+        if self.index_of.get(&session.id) == Some(&index) {
+            self.index_of.remove(&session.id);
+        }
         discard_output(&mut session, Side::Client, &mut self.arena);
         discard_output(&mut session, Side::Host, &mut self.arena);
         for leg in [&mut session.client, &mut session.host] {
@@ -183,6 +187,7 @@ impl<K: Kernel> Relay<K> {
 
     /// The ring is lost: nothing completes any more, so nothing is waited for.
     pub fn abandon_all(&mut self, why: &str) {
+        self.index_of.clear();
         for mut session in std::mem::take(&mut self.sessions) {
             session.1.ending = Some(Ending {
                 reason: CloseReason::GatewayFault,

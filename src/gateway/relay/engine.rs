@@ -2,7 +2,7 @@
 //! events out. It owns no thread, reads no clock and makes no system call, so
 //! that the simulation can put it before a kernel that does its worst.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -56,6 +56,8 @@ pub(super) struct Relay<K: Kernel> {
     pub kernel: K,
     pub arena: Arena,
     pub sessions: Slab<LiveSession<K::Socket>>,
+    /// Where a session is, for who names one. Chunks know their place.
+    pub index_of: HashMap<SessionId, usize>,
     /// Memory for partial records, reused.
     pub partials: Vec<Vec<u8>>,
     /// Legs to flush and legs to arm again at the end of this turn.
@@ -78,6 +80,7 @@ impl<K: Kernel> Relay<K> {
             kernel,
             arena,
             sessions: Slab::with_capacity(1_024),
+            index_of: HashMap::with_capacity(1_024),
             partials: Vec::with_capacity(1_024),
             dirty: Vec::with_capacity(1_024),
             starved: VecDeque::with_capacity(1_024),
@@ -136,9 +139,8 @@ impl<K: Kernel> Relay<K> {
     /// Ends one session politely. Unknown ones are ignored: it may just have
     /// ended by itself.
     pub fn end_session(&mut self, session: SessionId, reason: CloseReason) {
-        let found = self.sessions.iter().find(|(_, live)| live.id == session);
-        if let Some((index, _)) = found {
-            self.end_politely(index, reason);
+        if let Some(index) = self.index_of.get(&session) {
+            self.end_politely(*index, reason);
         }
     }
 
@@ -169,6 +171,7 @@ impl<K: Kernel> Relay<K> {
                 (side, plaintext, std::mem::take(&mut leg.early_ciphertext))
             },
         );
+        self.index_of.insert(session.id, index);
         entry.insert(LiveSession {
             id: session.id,
             host_id: session.host_id,

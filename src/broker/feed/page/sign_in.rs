@@ -13,12 +13,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{let_in, refuse, secured};
 use crate::broker::feed::access;
 use crate::broker::feed::cookie::Purpose;
 use crate::broker::identity::User;
 use crate::broker::{Shared, random_bytes};
+use crate::core::audit::Action;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::wire::oidc::challenge_of;
@@ -147,6 +149,9 @@ async fn finish(shared: &Shared, headers: &HeaderMap, answer: &Answer) -> Result
     match access::judge(shared, tokens.access_token.expose()).await {
         Ok(same) if same.name == user.name => Ok(same),
         Ok(_) => Err(wrong("its two tokens name two users")),
-        Err(_) => Ok(user),
+        Err(_) => {
+            shared.audit.record(Action::SignIn, &user.name, &json!({ "at": "page" }));
+            Ok(user)
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What clients, gateways and session hosts do, as the real ones do it.
 
+use tokio::time::Instant;
+
 use super::parties::{Client, Host, Outcome, Seat};
 use super::world::{Event, HORIZON_MS, World};
 use crate::broker::orchestrate::Judged;
@@ -34,6 +36,7 @@ impl World {
             client_address: "192.0.2.1:5000".into(),
             gateway: target,
             explain: Explain::default(),
+            asked_at: Instant::now(),
         };
         self.send(Event::Placing { gateway: entry, channel, judged });
         self.at(self.now + ANSWER_MS, Event::AskedInVain { gateway: entry, request });
@@ -157,6 +160,7 @@ impl World {
                 self.gateways[gateway].ordered.remove(&request);
             }
             BrokerToGateway::Gateways { .. }
+            | BrokerToGateway::Revoked { .. }
             | BrokerToGateway::TokenChecked { .. }
             | BrokerToGateway::Welcome { .. } => {}
         }

@@ -2,15 +2,17 @@
 //! and return.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 use tokio::sync::oneshot;
 
 use super::parties::{Link, Outcome};
 use super::world::{Event, World};
+use crate::broker::audit::AuditLog;
 use crate::broker::orchestrate::errands::Errand;
 use crate::broker::orchestrate::{Command, Core, HostHello, Start};
+use crate::broker::ticket_keys::Keys;
 use crate::channel::pump;
 use crate::config::broker::{BrokerConfig, Kind};
 use crate::core::health::HostCheck;
@@ -28,7 +30,10 @@ impl World {
         self.run_number += 1;
         let hosts = self.hosts.iter().map(|host| (host.id.clone(), "pool".parse().unwrap()));
         let start = Start {
-            signer: signer(),
+            keys: keys(),
+            audit: AuditLog::of_nobody(),
+            placed_before: Vec::new(),
+            revoked: Vec::new(),
             teller: Teller::new("broker", None),
             hosts: hosts.collect(),
             drained: Vec::new(),
@@ -239,11 +244,13 @@ impl World {
     }
 }
 
-fn signer() -> TicketSigner {
+fn keys() -> Keys {
     static KEY: OnceLock<Vec<u8>> = OnceLock::new();
     let key = KEY.get_or_init(|| {
         let random = aws_lc_rs::rand::SystemRandom::new();
         Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref().to_vec()
     });
-    TicketSigner::from_pkcs8(key).unwrap()
+    let signer = Arc::new(TicketSigner::from_pkcs8(key).unwrap());
+    let published = vec![signer.published()];
+    Keys { signer, published }
 }

@@ -195,6 +195,7 @@ impl World {
         let cap = self.relay.settings.limits.leg_output_bytes_max;
         // A record of few bytes may grow several times over.
         let bound = cap + 16 * self.relay.kernel.overshoot_bytes() + 64 * 1024;
+        assert_eq!(self.relay.index_of.len(), self.relay.sessions.len());
         for (_, session) in &self.relay.sessions {
             for leg in [&session.client, &session.host] {
                 assert!(leg.output_bytes <= bound, "{} bytes queued", leg.output_bytes);
