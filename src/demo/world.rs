@@ -286,7 +286,11 @@ impl World {
 
 /// A gateway that has a round trip to each of `count` gateways but itself.
 fn knows_every_gateway(count: usize) -> impl Fn(&Gateway) -> bool {
-    move |gateway| gateway.shared().gateways_measured.load(Relaxed) + 1 >= count
+    move |gateway| {
+        let shared = gateway.shared();
+        shared.gateways_known.load(Relaxed) >= count
+            && shared.gateways_measured.load(Relaxed) + 1 >= count
+    }
 }
 
 fn broker_config(

@@ -161,6 +161,8 @@ pub struct Shared {
     pub began_unsaid: Mutex<Vec<SessionId>>,
     pub phase: watch::Receiver<Phase>,
     pub broker_connected: AtomicBool,
+    /// Gateways in the broker's table, this one among them.
+    pub gateways_known: AtomicUsize,
     /// Other gateways that a round trip is known to.
     pub gateways_measured: AtomicUsize,
     pub health: Health,
@@ -205,6 +207,7 @@ impl Shared {
             began_unsaid: Mutex::default(),
             phase,
             broker_connected: AtomicBool::new(false),
+            gateways_known: AtomicUsize::new(0),
             gateways_measured: AtomicUsize::new(0),
             health: Health::default(),
             counters: LobbyCounters::default(),

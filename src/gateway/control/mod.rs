@@ -226,6 +226,7 @@ impl Control {
             BrokerToGateway::Gateways { gateways, ticket_keys } => {
                 self.install_keys(&ticket_keys);
                 self.table.replace(gateways);
+                self.shared.gateways_known.store(self.table.entries().len(), Relaxed);
             }
             BrokerToGateway::Placed { request, placement } => {
                 if let Some((gateway, asked)) = self.pending.placed(request, placement) {
