@@ -43,8 +43,7 @@ pub fn run(config: &Path) -> anyhow::Result<ExitCode> {
     let path = config;
     let config = config::read(path)?
         .agent
-        .ok_or_else(|| ConfigError::NoRole { path: path.into(), role: "agent" })?;
-    config.check(path)?;
+        .ok_or_else(|| ConfigError::NoRole { path: path.into(), tables: "[agent]" })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let agent = Agent::start(&config, Arc::new(tcp_target(&config)?), None)?;

@@ -58,7 +58,7 @@ impl SocketArgs {
                 let file = crate::config::read(config)?;
                 let broker = file.broker.ok_or_else(|| crate::config::ConfigError::NoRole {
                     path: config.clone(),
-                    role: "broker",
+                    tables: "[broker]",
                 })?;
                 Ok(broker.admin_socket())
             }

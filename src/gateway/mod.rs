@@ -292,10 +292,9 @@ pub(crate) fn kernel() -> String {
 
 /// `ringway gateway --config FILE`
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = crate::config::read(path)?
-        .gateway
-        .ok_or_else(|| crate::config::ConfigError::NoRole { path: path.into(), role: "gateway" })?;
-    config.check(path)?;
+    let config = crate::config::read(path)?.gateway.ok_or_else(|| {
+        crate::config::ConfigError::NoRole { path: path.into(), tables: "[gateway]" }
+    })?;
     let memory = MemoryNeed::of(&config);
     tracing::info!(
         sessions_max = config.limits.sessions_max,

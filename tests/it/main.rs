@@ -9,6 +9,8 @@ mod support;
 #[cfg(test)]
 mod bench_command;
 #[cfg(test)]
+mod config_check;
+#[cfg(test)]
 mod fuzz_corpora;
 #[cfg(test)]
 mod gateway_lifecycle;

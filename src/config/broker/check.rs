@@ -1,178 +1,232 @@
 //! What the syntax cannot say: keys that need, contradict or name each other.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::HashMap;
+
+use rustls::pki_types::ServerName;
 
 use super::BrokerConfig;
-use crate::config::ConfigError;
+use crate::config::Findings;
+use crate::config::certificates::check_pair;
 use crate::core::tickets;
+use crate::dial::Endpoint;
 use crate::dial::endpoint::is_origin;
 
 impl BrokerConfig {
-    /// Checks what the syntax cannot say. `path` is the file, for messages.
-    ///
-    /// # Errors
-    /// The first key that cannot be used, why, and what to do.
-    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |key, problem: String, remedy| {
-            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
-        };
+    /// Finds every key that cannot be used, says why and what to do.
+    pub fn check(&self, found: &mut Findings) {
         if !is_origin(&self.public_url) {
-            return fail(
+            found.add(
                 "broker.public_url",
                 format!("{:?} is not https://host:port", self.public_url),
                 "write the address that clients and machines use, without a path",
             );
         }
-        match (&self.tls_certificate, &self.tls_key) {
-            (None, None) if self.server_names.is_empty() => {
-                return fail(
-                    "broker.server_names",
-                    "is empty, and there is no certificate of your own".into(),
-                    "list the host names in public_url, or set tls_certificate and tls_key",
-                );
-            }
-            (Some(_), None) | (None, Some(_)) => {
-                return fail(
-                    "broker.tls_certificate",
-                    "only one of tls_certificate and tls_key is set".into(),
-                    "set both or none",
-                );
-            }
-            _ => {}
-        }
-        self.check_identity(path)?;
-        self.check_resources(path)?;
-        self.check_limits(path)
+        self.check_certificates(found);
+        self.check_entry_gateway(found);
+        self.check_identity(found);
+        self.check_pools(found);
+        self.check_resources(found);
+        self.check_limits(found);
     }
 
-    fn check_identity(&self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |key, problem: String, remedy| {
-            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
-        };
+    fn check_certificates(&self, found: &mut Findings) {
+        let (certificate, key) = (self.tls_certificate.as_ref(), self.tls_key.as_ref());
+        check_pair(found, "broker", certificate, key);
+        let is_ours = certificate.is_none() && key.is_none();
+        let keys = ["broker.tls_certificate", "broker.tls_key", "broker.server_names"];
+        if !is_ours || !keys.iter().all(|key| found.is_sound(key)) {
+            return;
+        }
+        if self.server_names.is_empty() {
+            found.add(
+                "broker.server_names",
+                "is empty, and there is no certificate of your own",
+                "list the host names in public_url, or set tls_certificate and tls_key",
+            );
+        }
+        for (i, name) in self.server_names.iter().enumerate() {
+            if ServerName::try_from(name.as_str()).is_err() {
+                found.add(
+                    format!("broker.server_names[{i}]"),
+                    format!("{name:?} is no DNS name or address"),
+                    "write a host name, such as broker.example.com",
+                );
+            }
+        }
+        if let Ok(public) = self.public_url.parse::<Endpoint>()
+            && found.is_sound("broker.server_names")
+            && !self.server_names.iter().any(|name| name.eq_ignore_ascii_case(public.host()))
+        {
+            found.add(
+                "broker.server_names",
+                format!("lacks {}, the host in public_url", public.host()),
+                "add it: nobody would accept the certificate",
+            );
+        }
+    }
+
+    fn check_entry_gateway(&self, found: &mut Findings) {
+        let usable = |gateway: &String| is_origin(&format!("https://{gateway}"));
+        if let Some(gateway) = self.entry_gateway.as_ref().filter(|gateway| !usable(gateway)) {
+            found.add(
+                "broker.entry_gateway",
+                format!("{gateway:?} is not host:port"),
+                "write a gateway's name and port, such as gw.example.com:443",
+            );
+        }
+    }
+
+    fn check_identity(&self, found: &mut Findings) {
         let identity = &self.identity;
         if let Some(issuer) = &identity.issuer {
             if !issuer.starts_with("https://") {
-                return fail(
+                found.add(
                     "broker.identity.issuer",
                     format!("{issuer:?} is not an https URL"),
                     "use the issuer's https URL, exactly as its tokens name it in iss",
                 );
             }
             if identity.audience.is_none() {
-                return fail(
+                found.add(
                     "broker.identity.audience",
-                    "is missing".into(),
+                    "is missing",
                     "set what the tokens for this broker carry in aud",
                 );
             }
         }
-        for algorithm in identity.algorithms() {
+        for (i, algorithm) in identity.algorithms.iter().enumerate() {
             if !ALGORITHMS.contains(&algorithm.as_str()) {
-                return fail(
-                    "broker.identity.algorithms",
+                found.add(
+                    format!("broker.identity.algorithms[{i}]"),
                     format!("{algorithm:?} is not a public key algorithm that is supported"),
-                    "use RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA",
+                    format!("use {}", ALGORITHMS.join(", ")),
                 );
             }
         }
-        for token in &identity.static_tokens {
-            if token.token_sha256.len() != 64 || hex::decode(&token.token_sha256).is_err() {
-                return fail(
-                    "broker.identity.static_tokens",
-                    format!("the token_sha256 of {:?} is not 64 hexadecimal digits", token.user),
-                    "take the output of: printf %s TOKEN | sha256sum",
-                );
-            }
+        let mut hashes = Unique::new("broker.identity.static_tokens", "token_sha256");
+        for (i, token) in identity.static_tokens.iter().enumerate() {
+            check_hash(
+                found,
+                format!("broker.identity.static_tokens[{i}].token_sha256"),
+                &token.token_sha256,
+            );
+            hashes.check(found, i, &token.token_sha256.to_ascii_lowercase());
         }
-        Ok(())
     }
 
-    fn check_resources(&self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |key, problem: String, remedy| {
-            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
-        };
-        let mut pools = HashSet::new();
-        for pool in &self.pools {
-            if !pools.insert(&pool.name) {
-                let problem = format!("{} is declared twice", pool.name);
-                return fail("broker.pools", problem, "give each pool its own name");
-            }
+    fn check_pools(&self, found: &mut Findings) {
+        let mut names = Unique::new("broker.pools", "name");
+        for (i, pool) in self.pools.iter().enumerate() {
+            names.check(found, i, pool.name.as_str());
             if pool.sessions_per_host_max == 0 {
-                return fail(
-                    "broker.pools.sessions_per_host_max",
-                    format!("is 0 for pool {}", pool.name),
+                found.add(
+                    format!("broker.pools[{i}].sessions_per_host_max"),
+                    "is 0",
                     "allow at least one session, or drain the hosts",
                 );
             }
         }
-        let mut resources = HashSet::new();
-        for resource in &self.resources {
-            if !resources.insert(&resource.id) {
-                let problem = format!("{} is declared twice", resource.id);
-                return fail("broker.resources", problem, "give each resource its own id");
-            }
-            if !pools.contains(&resource.pool) {
-                return fail(
-                    "broker.resources.pool",
-                    format!("{} names pool {}, which is not declared", resource.id, resource.pool),
+    }
+
+    fn check_resources(&self, found: &mut Findings) {
+        let pools_are_known = found.is_sound("broker.pools");
+        let mut ids = Unique::new("broker.resources", "id");
+        for (i, resource) in self.resources.iter().enumerate() {
+            ids.check(found, i, resource.id.as_str());
+            if pools_are_known && !self.pools.iter().any(|pool| pool.name == resource.pool) {
+                found.add(
+                    format!("broker.resources[{i}].pool"),
+                    format!("{} is not declared", resource.pool),
                     "declare the pool under [[broker.pools]] or correct its name",
                 );
             }
             if resource.title.chars().any(char::is_control) {
-                return fail(
-                    "broker.resources.title",
-                    format!("the title of {} has a control character", resource.id),
+                found.add(
+                    format!("broker.resources[{i}].title"),
+                    "has a control character",
                     "write the title on one line",
                 );
             }
         }
-        Ok(())
     }
 
-    fn check_limits(&self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |key, problem: String, remedy| {
-            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
-        };
+    fn check_limits(&self, found: &mut Findings) {
         let limits = &self.limits;
-        if limits.reservation_ms == 0 || limits.reservation_ms > tickets::LIFETIME_MS_MAX {
-            return fail(
+        let reservation = limits.reservation_ms;
+        if reservation == 0 || reservation > tickets::LIFETIME_MS_MAX {
+            found.add(
                 "broker.limits.reservation_ms",
-                format!(
-                    "{} is not between 1 and {}",
-                    limits.reservation_ms,
-                    tickets::LIFETIME_MS_MAX
-                ),
+                format!("{reservation} is not between 1 and {}", tickets::LIFETIME_MS_MAX),
                 "no ticket lives longer than a minute; keep the default of 30000",
             );
         }
-        let none_is_zero = [
-            limits.handshake_timeout_ms,
-            limits.request_timeout_ms,
-            limits.heartbeat_interval_ms,
-            limits.heartbeat_timeout_ms,
-            limits.order_answer_timeout_ms,
-            limits.start_timeout_ms,
-            limits.gateway_table_interval_ms,
-            limits.identity_timeout_ms,
-            limits.handshakes_max as u64,
-            limits.handshakes_per_address_max as u64,
-            limits.connections_max as u64,
-            limits.channel_queue_max as u64,
-            limits.command_queue_max as u64,
-            limits.reservations_per_user_max as u64,
-        ];
-        if none_is_zero.contains(&0) {
-            return fail(
-                "broker.limits",
-                "a time-out, interval or maximum is 0".into(),
-                "remove the key to get its default",
+        found.add_zeros(
+            "broker.limits",
+            [
+                ("handshake_timeout_ms", limits.handshake_timeout_ms),
+                ("request_timeout_ms", limits.request_timeout_ms),
+                ("heartbeat_interval_ms", limits.heartbeat_interval_ms),
+                ("heartbeat_timeout_ms", limits.heartbeat_timeout_ms),
+                ("order_answer_timeout_ms", limits.order_answer_timeout_ms),
+                ("start_timeout_ms", limits.start_timeout_ms),
+                ("gateway_table_interval_ms", limits.gateway_table_interval_ms),
+                ("identity_timeout_ms", limits.identity_timeout_ms),
+                ("handshakes_max", limits.handshakes_max as u64),
+                ("handshakes_per_address_max", limits.handshakes_per_address_max as u64),
+                ("connections_max", limits.connections_max as u64),
+                ("channel_queue_max", limits.channel_queue_max as u64),
+                ("command_queue_max", limits.command_queue_max as u64),
+                ("reservations_per_user_max", limits.reservations_per_user_max as u64),
+                ("request_body_bytes_max", limits.request_body_bytes_max as u64),
+            ],
+        );
+        if limits.handshakes_max > limits.connections_max {
+            found.add(
+                "broker.limits.handshakes_max",
+                format!("is more than connections_max ({})", limits.connections_max),
+                "make it the smaller of the two",
             );
         }
-        Ok(())
     }
 }
 
 /// Public key signatures only: a shared secret would let every verifier sign.
 const ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
+/// Values of which each may stand once in a list of tables.
+struct Unique {
+    table: &'static str,
+    key: &'static str,
+    first: HashMap<String, usize>,
+}
+
+impl Unique {
+    fn new(table: &'static str, key: &'static str) -> Self {
+        Self { table, key, first: HashMap::new() }
+    }
+
+    fn check(&mut self, found: &mut Findings, i: usize, value: &str) {
+        let (table, key) = (self.table, self.key);
+        let first = *self.first.entry(value.to_owned()).or_insert(i);
+        let either_was_mistaken =
+            [first, i].iter().any(|i| !found.is_sound(&format!("{table}[{i}].{key}")));
+        if first != i && !either_was_mistaken {
+            found.add(
+                format!("{table}[{i}].{key}"),
+                format!("is the same as in {table}[{first}]"),
+                "give each its own",
+            );
+        }
+    }
+}
+
+fn check_hash(found: &mut Findings, key: String, hash: &str) {
+    if hash.len() != 64 || hex::decode(hash).is_err() {
+        found.add(
+            key,
+            "is not 64 hexadecimal digits",
+            "take the output of: printf %s TOKEN | sha256sum",
+        );
+    }
+}
