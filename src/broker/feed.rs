@@ -21,10 +21,11 @@ use crate::wire::rdp_file::RdpFile;
 
 /// `GET /api/feed/discovery` (step 1).
 pub async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Discovery> {
-    let identity = &shared.config.identity;
+    let config = shared.config();
+    let identity = &config.identity;
     shared.teller.tell(1, None, "workspace discovered");
     Json(Discovery {
-        workspace: shared.config.workspace.to_string(),
+        workspace: config.workspace.to_string(),
         issuer: identity.issuer.clone(),
         client_id: identity.client_id.clone(),
         audience: identity.audience.clone(),
@@ -37,8 +38,8 @@ pub async fn feed(
     headers: HeaderMap,
 ) -> Result<Json<Feed>, Refused> {
     let user = authenticate(&shared, &headers).await?;
-    let resources: Vec<_> = shared
-        .config
+    let config = shared.config();
+    let resources: Vec<_> = config
         .resources
         .iter()
         .filter(|resource| resource.is_assigned_to(&user.name, &user.groups))
@@ -50,7 +51,7 @@ pub async fn feed(
         })
         .collect();
     tracing::info!(step = 5, user = %user.name, resources = resources.len(), "Returned the feed");
-    Ok(Json(Feed { workspace: shared.config.workspace.to_string(), user: user.name, resources }))
+    Ok(Json(Feed { workspace: config.workspace.to_string(), user: user.name, resources }))
 }
 
 /// `GET /api/feed/rdp/{id}` (step 5): the signed connection configuration.
@@ -60,18 +61,19 @@ pub async fn rdp_file(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let user = authenticate(&shared, &headers).await?;
+    let config = shared.config();
     let resource = id
         .trim_end_matches(".rdp")
         .parse()
         .ok()
-        .and_then(|id: ResourceId| shared.config.resource(&id))
+        .and_then(|id: ResourceId| config.resource(&id))
         .ok_or_else(|| Refusal::new(Code::ResourceUnknown))?;
     if !resource.is_assigned_to(&user.name, &user.groups) {
         return Err(Code::NotAssigned.into());
     }
     let gateway = entry_gateway(&shared).await?;
-    let file = compose(&shared.config.workspace, resource, &gateway);
-    let signed = shared.signer.sign(&file).map_err(|error| {
+    let file = compose(&config.workspace, resource, &gateway);
+    let signed = shared.signer.get().sign(&file).map_err(|error| {
         tracing::error!(%error, "Cannot sign an .rdp file");
         Refusal::new(Code::Internal)
     })?;
@@ -105,7 +107,7 @@ async fn authenticate(shared: &Shared, headers: &HeaderMap) -> Result<User, Refu
 
 /// `host:port` that .rdp files name.
 async fn entry_gateway(shared: &Shared) -> Result<String, Refusal> {
-    if let Some(gateway) = &shared.config.entry_gateway {
+    if let Some(gateway) = &shared.config().entry_gateway {
         return Ok(gateway.clone());
     }
     let gateways = shared.core.snapshot().await.gateways;

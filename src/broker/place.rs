@@ -17,7 +17,8 @@ const CLIENT_ADDRESS_CHARS_MAX: usize = 64;
 /// What the user is told.
 pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, Refusal> {
     let user = shared.identity.judge(place.bearer.expose()).await?;
-    let resource = resolve(&shared.config, &place.load_balance_info, &place.application)?;
+    let config = shared.config();
+    let resource = resolve(&config, &place.load_balance_info, &place.application)?;
     if !resource.is_assigned_to(&user.name, &user.groups) {
         let detail = format!("{} is not assigned to {}", resource.id, user.name);
         return Err(Refusal::with_detail(Code::NotAssigned, detail));

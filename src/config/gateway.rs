@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::admin::Peers;
 use crate::tls::settings::TlsSettings;
 
 /// A gateway. Everything but `listen`, `url` and `state_dir` has a default.
@@ -32,6 +33,12 @@ pub struct GatewayConfig {
     pub tls: TlsSettings,
     /// Unix socket for `ringway ctl`. Absent: `admin.sock` in `state_dir`.
     pub admin_socket: Option<PathBuf>,
+    /// Accounts and primary groups that may use it, besides root and the
+    /// service's own account.
+    #[serde(default)]
+    pub admin_uids: Vec<u32>,
+    #[serde(default)]
+    pub admin_gids: Vec<u32>,
     #[serde(default)]
     pub limits: GatewayLimits,
     #[serde(default)]
@@ -237,5 +244,10 @@ impl GatewayConfig {
     #[must_use]
     pub fn histogram_folder(&self) -> PathBuf {
         self.histograms.folder.clone().unwrap_or_else(|| self.state_dir.join("histograms"))
+    }
+
+    #[must_use]
+    pub fn admin_peers(&self) -> Peers {
+        Peers { uids: self.admin_uids.clone(), gids: self.admin_gids.clone() }
     }
 }

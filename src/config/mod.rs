@@ -5,19 +5,25 @@
 //! sizes carry their unit in the key. All problems of a file are told at once,
 //! each with its line and a remedy.
 
+pub mod admin;
 pub mod agent;
 pub mod broker;
 mod certificates;
+pub mod current;
 mod document;
 pub mod findings;
 pub mod gateway;
+pub mod log;
 mod reader;
+pub mod reload;
 mod shape;
 pub mod state_dir;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -30,6 +36,8 @@ pub use self::findings::{Findings, Problem};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
+    #[serde(default)]
+    pub log: log::LogConfig,
     pub broker: Option<broker::BrokerConfig>,
     pub gateway: Option<gateway::GatewayConfig>,
     pub agent: Option<agent::AgentConfig>,
@@ -38,6 +46,7 @@ pub struct File {
 impl File {
     /// Checks what the syntax cannot say, in every role of the file.
     fn check(&self, found: &mut Findings) {
+        self.log.check(found);
         if let Some(broker) = &self.broker {
             broker.check(found);
         }
@@ -56,6 +65,21 @@ impl File {
             ("agent", self.agent.is_some()),
         ];
         roles.into_iter().filter(|(_, declared)| *declared).map(|(role, _)| role).collect()
+    }
+}
+
+/// A file that can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    pub file: File,
+    written: document::Node,
+}
+
+impl Loaded {
+    /// Every setting that was written, by key, to compare with another file's.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        self.written.settings()
     }
 }
 
@@ -103,12 +127,20 @@ fn lines(problems: &[Problem]) -> String {
 /// # Errors
 /// All its problems: file, line, key, what is wrong, what to do.
 pub fn read(path: &Path) -> Result<File, ConfigError> {
+    load(path).map(|loaded| loaded.file)
+}
+
+/// The same, for who will want to know what changed.
+///
+/// # Errors
+/// As [`read`].
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::Read { path: path.into(), error })?;
     of_text(path, &text)
 }
 
-fn of_text(path: &Path, text: &str) -> Result<File, ConfigError> {
+fn of_text(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
     let written = document::parse(text).map_err(|errors| {
         let problems = errors.into_iter().map(|error| Problem {
             file: path.into(),
@@ -128,7 +160,7 @@ fn of_text(path: &Path, text: &str) -> Result<File, ConfigError> {
         Some(file) if found.is_empty() && file.roles().is_empty() => {
             Err(ConfigError::NoRole { path: path.into(), tables: "[broker], [gateway] or [agent]" })
         }
-        Some(file) if found.is_empty() => Ok(file),
+        Some(file) if found.is_empty() => Ok(Loaded { file, written }),
         _ => Err(ConfigError::Problems(found.locate(path, &written))),
     }
 }

@@ -9,10 +9,12 @@ use super::*;
 const FULL: &str = include_str!("tests/full.toml");
 
 /// Without these no role can run. Those of list entries count as well.
-const REQUIRED: [&str; 13] = [
+const REQUIRED: [&str; 15] = [
     "broker.listen",
     "broker.public_url",
     "broker.state_dir",
+    "broker.admin_tokens[0].name",
+    "broker.admin_tokens[0].token_sha256",
     "broker.identity.static_tokens[0].user",
     "broker.identity.static_tokens[0].token_sha256",
     "broker.pools[0].name",
@@ -173,6 +175,9 @@ fn what_contradicts_in_a_broker_is_named() {
         ("tls_certificate = 'c'", "broker.tls_certificate"),
         ("tls_key = 'k'", "broker.tls_key"),
         ("entry_gateway = 'gw/x'", "broker.entry_gateway"),
+        ("admin_uids = [1000]", "broker.admin_uids"),
+        ("admin_gids = [1000]", "broker.admin_gids"),
+        (&format!("admin_socket = '/{}'", "s".repeat(107)), "broker.admin_socket"),
         ("identity = { issuer = 'http://i', audience = 'a' }", "broker.identity.issuer"),
         ("identity = { issuer = 'https://i' }", "broker.identity.audience"),
         ("identity = { algorithms = ['RS256', 'HS256'] }", "broker.identity.algorithms[1]"),
@@ -186,6 +191,21 @@ fn what_contradicts_in_a_broker_is_named() {
                 "identity.static_tokens = [{{ user = 'a', {token} }}, {{ user = 'b', {token} }}]"
             ),
             "broker.identity.static_tokens[1].token_sha256",
+        ),
+        (
+            "admin_tokens = [{ name = 'a', token_sha256 = 'ab' }]",
+            "broker.admin_tokens[0].token_sha256",
+        ),
+        (
+            &format!(
+                "admin_tokens = [{{ name = 'a', {token} }}, {{ name = 'a', token_sha256 = '{}' }}]",
+                "cd".repeat(32)
+            ),
+            "broker.admin_tokens[1].name",
+        ),
+        (
+            &format!("admin_tokens = [{{ name = 'a', {token} }}, {{ name = 'b', {token} }}]"),
+            "broker.admin_tokens[1].token_sha256",
         ),
         ("pools = [{ name = 'p' }, { name = 'q' }, { name = 'p' }]", "broker.pools[2].name"),
         ("pools = [{ name = 'Not A Name' }]", "broker.pools[0].name"),
@@ -224,6 +244,7 @@ fn what_contradicts_in_a_gateway_is_named() {
         ("url = 'https://g/'", "gateway.url"),
         ("tls_certificate = 'c'", "gateway.tls_certificate"),
         ("tls_key = 'k'", "gateway.tls_key"),
+        ("admin_uids = [1000]", "gateway.admin_uids"),
         ("limits = { sessions_max = 400001 }", "gateway.limits.sessions_max"),
         ("limits = { head_bytes_max = 1023 }", "gateway.limits.head_bytes_max"),
         ("limits = { head_bytes_max = 65537 }", "gateway.limits.head_bytes_max"),
@@ -256,13 +277,14 @@ fn what_contradicts_in_an_agent_is_named() {
         ("sessions_max = 0", "agent.sessions_max"),
         ("limits.reconnect_cap_ms = 1", "agent.limits.reconnect_cap_ms"),
         ("limits.pipe_buffer_bytes = 1", "agent.limits.pipe_buffer_bytes"),
+        ("[log]\nlevel = 'loud=very'", "log.level"),
     ] {
         assert_eq!(only(&format!("{AGENT}{extra}\n")).key.as_deref(), Some(key), "{extra}");
     }
 }
 
 /// Limits of which 0 has a meaning of its own.
-const MAY_BE_ZERO: [&str; 12] = [
+const MAY_BE_ZERO: [&str; 16] = [
     "broker.identity.leeway_s",
     "broker.identity.offline_grace_s",
     "broker.limits.orphan_grace_ms",
@@ -274,6 +296,10 @@ const MAY_BE_ZERO: [&str; 12] = [
     "gateway.threads.relay_workers",
     "gateway.histograms.interval_ms",
     "agent.limits.shutdown_grace_ms",
+    "broker.admin_uids",
+    "broker.admin_gids",
+    "gateway.admin_uids",
+    "gateway.admin_gids",
     "agent.limits.reconnect_cap_ms",
 ];
 
@@ -323,7 +349,7 @@ fn a_pool_with_a_mistake_makes_no_mistake_of_its_resources() {
 #[test]
 fn programs_are_told_everything() {
     let file = Path::new("ringway.toml");
-    let of = |text: &str| as_json(file, &of_text(file, text).map(|file| file.roles()));
+    let of = |text: &str| as_json(file, &of_text(file, text).map(|loaded| loaded.file.roles()));
     assert_eq!(of(AGENT), json!({ "file": "ringway.toml", "valid": true, "roles": ["agent"] }));
     assert_eq!(
         of("[agent]\nstate_dir = '/s'\nsessions_max = 0\n"),

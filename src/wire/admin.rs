@@ -1,7 +1,9 @@
-//! The admin socket: one JSON line asks, one JSON line answers.
+//! What operators ask a running role: on its admin socket one JSON line asks
+//! and one answers; over HTTPS ([`HTTPS_PATH`], brokers only) a body each.
 //!
-//! The file permissions of the socket are the access control. Adding a request
-//! or a field with a default is compatible.
+//! Who may ask is decided before: by the account at the other end of the
+//! socket, or by an admin token. Adding a request or a field with a default is
+//! compatible.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,10 @@ use super::enroll::MachineRole;
 
 /// A longer line is not read, in either direction.
 pub const LINE_LENGTH_MAX: u64 = 16 * 1024 * 1024;
+
+/// On the broker's port: `POST`, with `Authorization: Bearer` and an admin
+/// token.
+pub const HTTPS_PATH: &str = "/api/admin";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
@@ -51,7 +57,7 @@ pub enum AdminRequest {
     Histograms,
 }
 
-/// What a broker's admin socket understands.
+/// What a broker understands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum BrokerRequest {
@@ -65,6 +71,12 @@ pub enum BrokerRequest {
     },
     #[serde(untagged)]
     Common(AdminRequest),
+}
+
+impl From<AdminRequest> for BrokerRequest {
+    fn from(request: AdminRequest) -> Self {
+        Self::Common(request)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,6 +129,28 @@ pub struct StatusView {
     pub hosts_connected: u32,
     pub gateways_connected: u32,
     pub sessions: u32,
+    /// Absent when it was started without a file.
+    #[serde(default)]
+    pub config: Option<ConfigView>,
+}
+
+/// A role's configuration file, and whether it is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigView {
+    pub file: String,
+    /// When what is in force was taken over.
+    pub loaded_at: UnixMillis,
+    /// The file was read since and could not be used.
+    pub rejected: Option<RejectedView>,
+    /// Settings that are not in force before a restart.
+    pub needs_restart: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedView {
+    pub at: UnixMillis,
+    /// File, line, key, problem and remedy, a line each.
+    pub problems: Vec<String>,
 }
 
 /// A gateway and what it has done since its start.
@@ -131,6 +165,9 @@ pub struct GatewayStatusView {
     /// What keeps it from working; absent when nothing does.
     #[serde(default)]
     pub ailment: Option<String>,
+    /// Absent when it was started without a file.
+    #[serde(default)]
+    pub config: Option<ConfigView>,
     pub sessions: u64,
     pub waiting: u64,
     /// Connections that are not relayed: handshake, request, waiting.

@@ -7,6 +7,8 @@
 mod support;
 
 #[cfg(test)]
+mod admin_access;
+#[cfg(test)]
 mod bench_command;
 #[cfg(test)]
 mod config_check;
@@ -34,6 +36,8 @@ mod histogram_dumps;
 mod rdp_command;
 #[cfg(test)]
 mod real_client;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod systemd_units;
 #[cfg(test)]

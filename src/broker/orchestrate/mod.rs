@@ -6,22 +6,22 @@
 
 mod machines;
 mod records;
+mod reload;
 mod sessions;
 
 pub use records::HOST_ENDED;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::channel::pump::Outbox;
-use crate::config::broker::{BrokerConfig, Limits};
+use crate::config::broker::{BrokerConfig, Limits, Pool};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, PoolId, ResourceId, SessionId};
-use crate::core::placement::{HoldRules, HostTable, PoolRules};
+use crate::core::placement::HostTable;
 use crate::core::selection::Explain;
 use crate::core::tickets::TicketSigner;
 use crate::observe::timeline::Teller;
@@ -109,6 +109,12 @@ pub enum Command {
         name: String,
         why: Refusal,
     },
+    /// Other limits and pools from now on.
+    Reload {
+        limits: Limits,
+        pools: Vec<Pool>,
+        done: oneshot::Sender<()>,
+    },
     Snapshot {
         answer: oneshot::Sender<BrokerSnapshot>,
     },
@@ -155,7 +161,7 @@ pub struct Start {
 
 /// Starts the owner task.
 #[must_use]
-pub fn start(config: &Arc<BrokerConfig>, start: Start) -> Handle {
+pub fn start(config: &BrokerConfig, start: Start) -> Handle {
     let (commands, queue) = mpsc::channel(config.limits.command_queue_max);
     let core = Core::new(config, start);
     tokio::spawn(core.run(queue));
@@ -207,22 +213,8 @@ struct Core {
 impl Core {
     fn new(config: &BrokerConfig, start: Start) -> Self {
         let limits = config.limits;
-        let rules = HoldRules {
-            reservation_ms: limits.reservation_ms,
-            order_answer_ms: limits.order_answer_timeout_ms,
-            start_ms: limits.start_timeout_ms,
-            orphan_ms: limits.orphan_grace_ms,
-            failure_pause_ms: limits.host_failure_pause_ms,
-            reservations_per_user_max: limits.reservations_per_user_max,
-        };
-        let pools = config.pools.iter().map(|pool| {
-            let rules = PoolRules {
-                fill_order: pool.placement,
-                sessions_per_host_max: pool.sessions_per_host_max,
-            };
-            (pool.name.clone(), rules)
-        });
-        let mut table = HostTable::new(rules, pools.collect());
+        let mut table =
+            HostTable::new(reload::hold_rules(&limits), reload::pool_rules(&config.pools));
         for (host, pool) in start.hosts {
             table.host_known(host, pool);
         }
@@ -310,6 +302,10 @@ impl Core {
                 let _nobody_waits = done.send(());
             }
             Command::Expel { role, name, why } => self.expel(role, &name, why),
+            Command::Reload { limits, pools, done } => {
+                self.reload(limits, &pools);
+                let _nobody_waits = done.send(());
+            }
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());
             }

@@ -6,6 +6,7 @@ use rustls::pki_types::ServerName;
 
 use super::BrokerConfig;
 use crate::config::Findings;
+use crate::config::admin::{check_peers, check_socket};
 use crate::config::certificates::check_pair;
 use crate::core::tickets;
 use crate::dial::Endpoint;
@@ -21,8 +22,11 @@ impl BrokerConfig {
                 "write the address that clients and machines use, without a path",
             );
         }
+        check_socket(found, "broker", &self.admin_socket());
+        check_peers(found, "broker", self.admin_socket.as_deref(), &self.admin_peers());
         self.check_certificates(found);
         self.check_entry_gateway(found);
+        self.check_admin_tokens(found);
         self.check_identity(found);
         self.check_pools(found);
         self.check_resources(found);
@@ -73,6 +77,20 @@ impl BrokerConfig {
                 format!("{gateway:?} is not host:port"),
                 "write a gateway's name and port, such as gw.example.com:443",
             );
+        }
+    }
+
+    fn check_admin_tokens(&self, found: &mut Findings) {
+        let mut names = Unique::new("broker.admin_tokens", "name");
+        let mut hashes = Unique::new("broker.admin_tokens", "token_sha256");
+        for (i, token) in self.admin_tokens.iter().enumerate() {
+            names.check(found, i, &token.name);
+            check_hash(
+                found,
+                format!("broker.admin_tokens[{i}].token_sha256"),
+                &token.token_sha256,
+            );
+            hashes.check(found, i, &token.token_sha256.to_ascii_lowercase());
         }
     }
 

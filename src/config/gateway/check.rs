@@ -2,6 +2,7 @@
 
 use super::GatewayConfig;
 use crate::config::Findings;
+use crate::config::admin::{check_peers, check_socket};
 use crate::config::certificates::check_pair;
 use crate::dial::endpoint::is_origin;
 use crate::tls::handshake::PLAINTEXT_LIMIT;
@@ -22,6 +23,8 @@ impl GatewayConfig {
             );
         }
         check_pair(found, "gateway", self.tls_certificate.as_ref(), self.tls_key.as_ref());
+        check_socket(found, "gateway", &self.admin_socket());
+        check_peers(found, "gateway", self.admin_socket.as_deref(), &self.admin_peers());
         self.check_limits(found);
         self.check_times(found);
         self.check_threads(found);

@@ -113,7 +113,7 @@ impl Control {
         let client = ClientView { rtt_us: question.client_rtt_us, samples: &question.samples };
         let candidates = self.table.candidates(&self.shared.id, client, self.now_ms());
         let rules =
-            SelectionRules { sample_age_ms_max: self.shared.config.limits.sample_age_ms_max };
+            SelectionRules { sample_age_ms_max: self.shared.config().limits.sample_age_ms_max };
         let (chosen, explain) = select(&candidates, session, rules);
         let Some(gateway) = chosen.and_then(|index| candidates.get(index)) else {
             return Err(Box::new((answer, Code::NoGateway.into())));
@@ -176,7 +176,7 @@ impl Control {
     }
 
     fn broker_timeout(&self) -> Duration {
-        Duration::from_millis(self.shared.config.limits.broker_timeout_ms)
+        Duration::from_millis(self.shared.config().limits.broker_timeout_ms)
     }
 }
 
