@@ -104,16 +104,16 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     let (probed, mut probe_results) = mpsc::channel(PROBE_RESULTS_MAX);
     let mut probes = probes::Probes::new(
         parts.prober,
-        Duration::from_millis(shared.config.threads.probe_interval_ms),
+        Duration::from_millis(shared.config().threads.probe_interval_ms),
         probed,
     );
 
-    let dump_interval = shared.config.histograms.interval();
+    let dump_interval = shared.config().histograms.interval();
     let workers = shared.workers.len();
     let histograms = Histograms::new(workers, parts.meters.ask, dump_interval, parts.dumps);
     let mut control = Control {
         shared: Arc::clone(&shared),
-        table: GatewayTable::new(shared.id.clone(), TableRules::from(&shared.config.limits)),
+        table: GatewayTable::new(shared.id.clone(), TableRules::from(&shared.config().limits)),
         broker,
         broker_checks_tokens: false,
         pending: Pending::default(),

@@ -183,7 +183,7 @@ impl Control {
     }
 
     pub(super) fn broker_timeout(&self) -> Duration {
-        Duration::from_millis(self.shared.config.limits.broker_timeout_ms)
+        Duration::from_millis(self.shared.config().limits.broker_timeout_ms)
     }
 }
 
