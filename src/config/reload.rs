@@ -254,7 +254,7 @@ pub(crate) mod testing {
         let read = |text: &str| C::of(toml::from_str::<File>(text).unwrap()).unwrap();
         let settings = |text: &str| super::super::document::parse(text).unwrap().settings();
         let (mut table, mut changed, before) = (String::new(), 0, format!("{:?}", read(FULL)));
-        for line in FULL.lines() {
+        for (number, line) in FULL.lines().enumerate() {
             if line.starts_with('[') {
                 table = line.trim_matches(['[', ']']).to_owned();
             }
@@ -265,7 +265,10 @@ pub(crate) mod testing {
             {
                 continue;
             }
-            let text = FULL.replace(line, &format!("{name} = {}", another(value)));
+            let changed_line = format!("{name} = {}", another(value));
+            let mut lines: Vec<_> = FULL.lines().collect();
+            lines[number] = &changed_line;
+            let text = lines.join("\n");
             let needs_restart = !needs_restart::<C>(&settings(FULL), &settings(&text)).is_empty();
             let after = format!("{:?}", merged(&read(FULL), read(&text)));
             assert_eq!(after == before, needs_restart, "{table}.{name}");

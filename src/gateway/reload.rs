@@ -51,6 +51,7 @@ impl RoleConfig for GatewayConfig {
     const LIVE: &'static [&'static str] = &[
         "gateway.limits.body_bytes_max",
         "gateway.limits.broker_timeout_ms",
+        "gateway.limits.client_sample_age_ms_max",
         "gateway.limits.handshake_timeout_ms",
         "gateway.limits.head_bytes_max",
         "gateway.limits.lobby_connections_per_address_max",
@@ -60,6 +61,7 @@ impl RoleConfig for GatewayConfig {
         "gateway.limits.requests_per_connection_max",
         "gateway.limits.sample_age_ms_max",
         "gateway.limits.shutdown_grace_ms",
+        "gateway.limits.unreachable_after_probes",
         "gateway.limits.waiting_max",
         "gateway.limits.waiting_per_address_max",
         "gateway.limits.write_timeout_ms",
@@ -115,6 +117,7 @@ const fn merged_limits(old: &GatewayLimits, new: &GatewayLimits) -> GatewayLimit
     GatewayLimits {
         body_bytes_max: new.body_bytes_max,
         broker_timeout_ms: new.broker_timeout_ms,
+        client_sample_age_ms_max: new.client_sample_age_ms_max,
         handshake_timeout_ms: new.handshake_timeout_ms,
         head_bytes_max: new.head_bytes_max,
         lobby_connections_per_address_max: new.lobby_connections_per_address_max,
@@ -124,6 +127,7 @@ const fn merged_limits(old: &GatewayLimits, new: &GatewayLimits) -> GatewayLimit
         requests_per_connection_max: new.requests_per_connection_max,
         sample_age_ms_max: new.sample_age_ms_max,
         shutdown_grace_ms: new.shutdown_grace_ms,
+        unreachable_after_probes: new.unreachable_after_probes,
         waiting_max: new.waiting_max,
         waiting_per_address_max: new.waiting_per_address_max,
         write_timeout_ms: new.write_timeout_ms,

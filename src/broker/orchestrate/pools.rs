@@ -14,7 +14,7 @@ const WAITERS_MAX: usize = 1_024;
 /// Who waits until the store is done with an assignment.
 #[derive(Debug)]
 pub(super) enum Waiter {
-    User { asked_by: GatewayId, channel: ChannelNumber, judged: Judged },
+    User { asked_by: GatewayId, channel: ChannelNumber, judged: Box<Judged> },
     Operator(oneshot::Sender<Result<(), String>>),
 }
 
@@ -42,7 +42,8 @@ impl Core {
                     });
                 }
                 if self.waiters.values().map(Vec::len).sum::<usize>() < WAITERS_MAX {
-                    let waiter = Waiter::User { asked_by: asked_by.clone(), channel, judged };
+                    let (asked_by, judged) = (asked_by.clone(), Box::new(judged));
+                    let waiter = Waiter::User { asked_by, channel, judged };
                     self.waiters.entry(wish.key()).or_default().push(waiter);
                     return None;
                 }
@@ -116,7 +117,7 @@ impl Core {
                         let refusal = Refusal::with_detail(Code::Internal, error);
                         self.refuse_place(&asked_by, judged.request, judged.session, refusal);
                     } else {
-                        self.place(&asked_by, channel, judged);
+                        self.place(&asked_by, channel, *judged);
                     }
                 }
             }

@@ -120,8 +120,8 @@ impl Pool {
             _ if !found.is_sound(&format!("{table}.kind")) => {}
             (Kind::Personal, _, None) => found.add(
                 format!("{table}.assignment"),
-                "is missing for a personal pool",
-                "write \"automatic\" (a user gets a free host at their first connect) or \
+                "is missing",
+                "a personal pool needs it: write \"automatic\" (a user gets a free host at their first connect) or \
                  \"direct\" (ringway ctl assign)",
             ),
             (Kind::Personal, Some(_), _) => found.add(

@@ -193,6 +193,12 @@ impl Control {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// All gateways in order, by the rules in force.
+    fn judged(&mut self, client: ClientView<'_>, session: SessionId) -> Explain {
+        self.table.set_rules(TableRules::from(&self.shared.config().limits));
+        self.table.explain(&self.table.select(client, session, self.now_ms()))
+    }
+
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Place { question, answer } => self.place(question, answer),
@@ -285,8 +291,7 @@ impl Control {
             Question::Judged(answer) => {
                 // Any session will do: the id only breaks ties.
                 let session = SessionId([0; 16]);
-                let selection = self.table.select(ClientView::default(), session, self.now_ms());
-                let _ = answer.send(self.table.explain(&selection));
+                let _ = answer.send(self.judged(ClientView::default(), session));
             }
             Question::CloseReasons(answer) => {
                 let _ = answer.send(self.closed_by_reason.clone());
