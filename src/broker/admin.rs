@@ -3,12 +3,14 @@
 
 use std::fmt;
 
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::enroll::NewToken;
 use super::orchestrate::Command;
 use super::store::StoreError;
 use super::{Shared, enroll, revoke};
+use crate::core::audit::Action;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{HostId, Label, PoolId};
@@ -47,6 +49,7 @@ pub async fn answer(shared: &Shared, by: &Operator, request: BrokerRequest) -> A
         tracing::debug!(%by, ?request, "An operator looks");
     } else {
         tracing::info!(%by, ?request, "An operator acts");
+        shared.audit.record(Action::OperatorAsked, by, &json!(request));
     }
     let answered = match request {
         BrokerRequest::DrainLabel { label, undo } => drain_label(shared, label, !undo).await,

@@ -72,17 +72,24 @@ pub fn run(
             print_all(&broker()?, as_json, after, since)?;
         }
         Command::Verify { database, head } => {
-            let database = match (database, broker()?) {
-                (Some(database), _) => database,
-                (None, Reach::Socket(socket)) => socket.with_file_name(DATABASE_FILE),
-                (None, Reach::Https { .. }) => {
-                    anyhow::bail!("the chain is checked in the database itself: name its file")
-                }
+            let database = match database {
+                Some(database) => database,
+                None => beside(&broker()?)?,
             };
             return verify(&database, as_json, head);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The database of the broker that has this socket.
+fn beside(broker: &Reach) -> anyhow::Result<PathBuf> {
+    match broker {
+        Reach::Socket(socket) => Ok(socket.with_file_name(DATABASE_FILE)),
+        Reach::Https { .. } => {
+            anyhow::bail!("the chain is checked in the database itself: name its file")
+        }
+    }
 }
 
 fn tail(broker: &Reach, as_json: bool, lines: u32, follow: bool) -> anyhow::Result<()> {
