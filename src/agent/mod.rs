@@ -4,6 +4,7 @@
 
 mod health;
 mod orders;
+mod reload;
 mod seats;
 mod target;
 
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use crate::channel::enroll::{Enrolment, EnrolmentError};
 use crate::config::agent::AgentConfig;
-use crate::config::{self, ConfigError};
+use crate::config::reload::{ConfigStatus, Reloader};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
 use crate::dial::endpoint::EndpointError;
@@ -29,6 +30,7 @@ use crate::dial::{Dialer, Endpoint};
 use crate::observe::service;
 use crate::observe::timeline::{Teller, Timeline};
 use crate::tls::identity::{self, PemError};
+use crate::tls::live_certificate::LiveCertificate;
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, VERSION};
 use crate::wire::enroll::MachineRole;
 
@@ -42,15 +44,18 @@ const ENDING: Duration = Duration::from_secs(3);
 
 /// Runs an agent until SIGTERM or SIGINT.
 pub fn run(config: &Path) -> anyhow::Result<ExitCode> {
-    let path = config;
-    let config = config::read(path)?
-        .agent
-        .ok_or_else(|| ConfigError::NoRole { path: path.into(), role: "agent" })?;
-    config.check(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        let (reloader, config) = Reloader::start::<AgentConfig>(config).await?;
         let agent = Agent::start(&config, Arc::new(tcp_target(&config)?), None)?;
-        service::run_until_stopped(async || agent.answers().await).await?;
+        let serving = service::run_until_stopped(async || agent.answers().await);
+        // Nobody can ask an agent for its status: its log says it.
+        let status = ConfigStatus::default();
+        let reloading = reloader.run(&status, async |new| agent.adopt(new).await);
+        tokio::select! {
+            stopped = serving => stopped?,
+            never = reloading => match never {},
+        }
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             () = agent.shutdown() => {}
@@ -71,6 +76,15 @@ fn tcp_target(config: &AgentConfig) -> Result<TcpTarget, AgentError> {
     Ok(TcpTarget::new(host, port, config.limits.target_timeout_ms))
 }
 
+/// Reaches gateways: under the configured CA, or the broker's.
+fn gateway_dialer(config: &AgentConfig, enrolment: &Enrolment) -> Result<Dialer, AgentError> {
+    let roots = match &config.gateway_ca {
+        Some(path) => identity::read_roots(Some(path))?,
+        None => enrolment.roots.clone(),
+    };
+    Ok(Dialer::new(config.tls.client(roots)?, config.limits.dial()))
+}
+
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -89,6 +103,10 @@ pub enum AgentError {
 /// A running agent. Dropping it ends everything at once; see
 /// [`Agent::shutdown`] for the polite way.
 pub struct Agent {
+    config: AgentConfig,
+    enrolment: Enrolment,
+    /// Shown to the broker.
+    certificate: Arc<LiveCertificate>,
     seats: Arc<Seats>,
     connected: watch::Receiver<bool>,
     requests: mpsc::Sender<Request>,
@@ -98,6 +116,7 @@ pub struct Agent {
 
 enum Request {
     Answer(oneshot::Sender<()>),
+    Adopt(Box<reload::Changes>, oneshot::Sender<()>),
     Shutdown,
 }
 
@@ -118,13 +137,9 @@ impl Agent {
             .broker_url
             .parse()
             .map_err(|error| AgentError::Broker { path: config.state_dir.clone(), error })?;
-        let gateway_roots = match &config.gateway_ca {
-            Some(path) => identity::read_roots(Some(path))?,
-            None => enrolment.roots.clone(),
-        };
-        let dial = config.limits.dial();
-        let to_gateways = Dialer::new(config.tls.client(gateway_roots)?, dial);
-        let to_broker = Dialer::new(enrolment.client_tls(config.tls)?, dial);
+        let certificate = enrolment.certificate(config.tls)?;
+        let tls = config.tls.client_showing(enrolment.roots.clone(), Arc::clone(&certificate))?;
+        let to_broker = Dialer::new(tls, config.limits.dial());
 
         let seats = Seats::new(config.sessions_max);
         let (hello_seats, capacity) = (Arc::clone(&seats), config.sessions_max);
@@ -157,7 +172,7 @@ impl Agent {
             seats: Arc::clone(&seats),
             target,
             target_timeout_ms: config.limits.target_timeout_ms,
-            dialer: to_gateways,
+            dialer: gateway_dialer(config, &enrolment)?,
             pipe: config.limits.pipe(),
             channel: channel.clone(),
             teller: Teller::new("agent", timeline),
@@ -168,7 +183,16 @@ impl Agent {
         let service = Service { desk, channel, events, asked, connected, grace };
         tracing::info!(name = %enrolment.record.name, rdp_server = %config.target, "Started the agent");
         let (task, health) = (tokio::spawn(service.run()), tokio::spawn(watch.run()));
-        Ok(Self { seats, connected: connection, requests, task, health })
+        Ok(Self {
+            config: config.clone(),
+            enrolment,
+            certificate,
+            seats,
+            connected: connection,
+            requests,
+            task,
+            health,
+        })
     }
 
     /// Waits until the broker has welcomed this agent.
@@ -236,6 +260,10 @@ impl Service {
                 },
                 request = self.asked.recv() => match request {
                     Some(Request::Answer(answer)) => { let _gone = answer.send(()); }
+                    Some(Request::Adopt(changes, done)) => {
+                        self.adopt(*changes);
+                        let _gone = done.send(());
+                    }
                     Some(Request::Shutdown) | None => break,
                 },
                 Some(_) = sessions.join_next() => {}
@@ -274,6 +302,22 @@ impl Service {
                 tracing::info!(%session, %refusal, known, "The broker cancelled a session");
             }
         }
+    }
+
+    /// From the next order on.
+    fn adopt(&mut self, changes: reload::Changes) {
+        let reload::Changes { target, target_timeout_ms, dialer, pipe, grace } = changes;
+        let desk = &self.desk;
+        self.desk = Arc::new(Desk {
+            seats: Arc::clone(&desk.seats),
+            target,
+            target_timeout_ms,
+            dialer,
+            pipe,
+            channel: desk.channel.clone(),
+            teller: desk.teller.clone(),
+        });
+        self.grace = grace;
     }
 
     /// Orders are still heard, and refused, while live sessions come to their

@@ -416,6 +416,10 @@ async fn our_own_broker_enrols_and_welcomes_an_agent() {
 
     let config = AgentConfig::new(state_dir);
     let agent = Agent::start(&config, Arc::new(tcp_target(&config).unwrap()), None).unwrap();
+    // A configuration that changes nothing, or cannot be used.
+    agent.adopt(config.clone()).await.unwrap();
+    let no_ca = AgentConfig { gateway_ca: Some("/nowhere".into()), ..config.clone() };
+    assert_eq!(agent.adopt(no_ca).await.unwrap_err().key, "agent.gateway_ca");
     timeout(Duration::from_secs(10), agent.connected()).await.unwrap();
     let hosts = broker.snapshot().await.hosts;
     assert_eq!(hosts.len(), 1);
@@ -429,4 +433,23 @@ async fn our_own_broker_enrols_and_welcomes_an_agent() {
     .await
     .unwrap();
     broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_reload_moves_the_next_session_and_leaves_the_first() {
+    let mut world = world(5, true).await;
+    let (mut leg, mut rdp) = world.established(SESSION).await;
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = other.local_addr().unwrap().to_string();
+    let next = AgentConfig { target, ..world.agent.config.clone() };
+    world.agent.adopt(next).await.unwrap();
+    let second = SessionId([9; 16]);
+    world.order(second);
+    timeout(Duration::from_secs(10), other.accept()).await.unwrap().unwrap();
+    assert_eq!(world.next_word().await, AgentToBroker::OrderAccepted { session: second });
+    leg.write_all(b"still here").await.unwrap();
+    leg.flush().await.unwrap();
+    let mut arrived = [0; 10];
+    rdp.read_exact(&mut arrived).await.unwrap();
+    assert_eq!(&arrived, b"still here");
 }

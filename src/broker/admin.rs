@@ -1,11 +1,16 @@
-//! What the broker answers on its admin socket.
+//! What the broker answers those who administer it, on its admin socket and
+//! over HTTPS.
 
+use std::fmt;
+
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::enroll::NewToken;
 use super::orchestrate::Command;
 use super::store::StoreError;
 use super::{Shared, enroll, revoke};
+use crate::core::audit::Action;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{HostId, Label, PoolId};
@@ -21,7 +26,31 @@ const TOKEN_TTL_MS_MAX: u64 = 30 * 24 * 3_600_000;
 /// Records in one answer. None is longer than 5 KB.
 const AUDIT_RECORDS_MAX: u32 = 1_000;
 
-pub async fn answer(shared: &Shared, request: BrokerRequest) -> AdminResponse {
+/// Who asks, for logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// An account of this machine, on the socket.
+    Local { uid: u32 },
+    /// The holder of an admin token, over HTTPS.
+    Token { name: String },
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { uid } => write!(f, "uid {uid}"),
+            Self::Token { name } => write!(f, "token {name}"),
+        }
+    }
+}
+
+pub async fn answer(shared: &Shared, by: &Operator, request: BrokerRequest) -> AdminResponse {
+    if only_looks(&request) {
+        tracing::debug!(%by, ?request, "An operator looks");
+    } else {
+        tracing::info!(%by, ?request, "An operator acts");
+        shared.audit.record(Action::OperatorAsked, by, &json!(request));
+    }
     let answered = match request {
         BrokerRequest::DrainLabel { label, undo } => drain_label(shared, label, !undo).await,
         BrokerRequest::Assign { pool, user, host, undo } => {
@@ -42,6 +71,19 @@ pub async fn answer(shared: &Shared, request: BrokerRequest) -> AdminResponse {
         tracing::error!(%error, "The database failed");
         AdminResponse::Refused { refusal: Refusal::with_detail(Code::Internal, error) }
     })
+}
+
+/// Requests that change nothing. They come every few seconds from whoever
+/// watches.
+const fn only_looks(request: &BrokerRequest) -> bool {
+    use AdminRequest::{Explain, Gateways, Histograms, Hosts, Sessions, Status, Tokens};
+    matches!(
+        request,
+        BrokerRequest::Common(
+            Status | Hosts | Gateways | Sessions | Explain { .. } | Tokens | Histograms
+        ) | BrokerRequest::Assignments
+            | BrokerRequest::Audit { .. }
+    )
 }
 
 async fn answer_common(
@@ -73,7 +115,7 @@ async fn answer_common(
         }
         AdminRequest::Tokens => tokens(shared).await,
         AdminRequest::Histograms => Ok(AdminResponse::Invalid {
-            problem: "ask a gateway: the broker relays nothing".into(),
+            problem: "ask a gateway's socket: the broker relays nothing".into(),
         }),
     }
 }
@@ -85,12 +127,13 @@ async fn status(shared: &Shared) -> StatusView {
         role: "broker".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         address: shared.address.to_string(),
-        public_url: shared.config.public_url.clone(),
+        public_url: shared.config().public_url.clone(),
         started_at: shared.started_at,
         hosts_connected: count(snapshot.hosts.iter().filter(|host| host.connected).count()),
         gateways_connected: count(snapshot.gateways.len()),
         sessions: count(snapshot.sessions.len()),
         audit: shared.audit.view(shared.store.audit_head().await.ok()),
+        config: shared.config_status.view(),
     }
 }
 
@@ -177,14 +220,14 @@ async fn create_token(shared: &Shared, new: NewToken) -> Result<AdminResponse, S
         pool,
         expires_at: now.plus_ms(ttl_ms),
         uses,
-        broker_url: shared.config.public_url.clone(),
+        broker_url: shared.config().public_url.clone(),
     }))
 }
 
 pub(super) fn token_problem(shared: &Shared, new: &NewToken) -> Option<String> {
     let NewToken { role, pool, ttl_ms, uses, server_names } = new;
     let declared =
-        |pool: &PoolId| shared.config.pools.iter().any(|declared| declared.name == *pool);
+        |pool: &PoolId| shared.config().pools.iter().any(|declared| declared.name == *pool);
     if *role == MachineRole::Agent && !server_names.is_empty() {
         return Some("only a gateway serves under names: --role gateway".into());
     }

@@ -237,7 +237,7 @@ where
     In: serde::de::DeserializeOwned + Send + 'static,
     Out: serde::Serialize + Send + Sync + 'static,
 {
-    let limits = &shared.config.limits;
+    let limits = shared.config().limits;
     let rules = PumpRules {
         heartbeat_interval_ms: limits.heartbeat_interval_ms,
         heartbeat_timeout_ms: limits.heartbeat_timeout_ms,
@@ -251,7 +251,7 @@ where
 
 /// The hello, if it comes in time.
 async fn first<In>(shared: &Shared, inbound: &mut mpsc::Receiver<In>) -> Option<In> {
-    let patience = Duration::from_millis(shared.config.limits.request_timeout_ms);
+    let patience = Duration::from_millis(shared.config().limits.request_timeout_ms);
     timeout(patience, inbound.recv()).await.ok().flatten()
 }
 

@@ -119,7 +119,7 @@ async fn enrol(
     let server_names = allowed_names(
         &request.server_names,
         stored.server_names,
-        shared.config.allow_any_server_name,
+        shared.config().allow_any_server_name,
     )?;
     let certificate = shared
         .authority

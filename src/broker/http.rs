@@ -7,21 +7,23 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 
-use super::{Shared, channels, enroll, feed};
+use super::{Shared, admin_https, channels, enroll, feed};
 use crate::core::codes::{Code, Refusal};
+use crate::wire::admin::HTTPS_PATH;
 use crate::wire::arm::RefusalBody;
 
 /// All routes.
 pub fn router(shared: Arc<Shared>) -> Router {
-    let body_max = shared.config.limits.request_body_bytes_max;
+    let body_max = shared.config().limits.request_body_bytes_max;
     Router::new()
         .route("/enroll", post(enroll::handle))
         .merge(feed::routes())
         .route("/channel/agent", get(channels::agent))
         .route("/channel/gateway", get(channels::gateway))
+        .route(HTTPS_PATH, any(admin_https::handle))
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || Refused(Refusal::new(Code::NotFound)))
         .method_not_allowed_fallback(async || Refused(Refusal::new(Code::MethodNotAllowed)))
@@ -37,7 +39,7 @@ async fn with_deadline(
     request: Request,
     next: Next,
 ) -> Response {
-    let patience = Duration::from_millis(shared.config.limits.request_timeout_ms);
+    let patience = Duration::from_millis(shared.config().limits.request_timeout_ms);
     match tokio::time::timeout(patience, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => Refused(Refusal::new(Code::RequestTimeout)).into_response(),

@@ -6,6 +6,7 @@
 //! user.
 
 pub mod admin;
+mod admin_https;
 pub mod audit;
 pub mod ca;
 pub mod channels;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod identity;
 pub mod orchestrate;
 pub mod place;
+mod reload;
 pub mod revoke;
 mod start_command;
 pub mod store;
@@ -29,8 +31,8 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -40,7 +42,10 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::config::broker::BrokerConfig;
+use crate::config::current::Current;
+use crate::config::reload::{ConfigStatus, Reloader};
 use crate::config::state_dir::StateDir;
+use crate::core::attempts::Attempts;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
 use crate::core::ids::{HostId, PoolId, SessionId};
@@ -49,9 +54,11 @@ use crate::observe::timeline::{Teller, Timeline};
 use crate::observe::{admin_socket, service};
 use crate::tls::identity::{read_chain, read_key};
 use crate::tls::listener::{Peer, TlsListener};
+use crate::tls::live_certificate::LiveCertificate;
 use crate::wire::admin::{BrokerSnapshot, SessionView};
 use crate::wire::enroll::MachineRole;
 use crate::wire::rdp_signature::Signer;
+use admin::Operator;
 use audit::AuditLog;
 use ca::Authority;
 use identity::Judge;
@@ -70,13 +77,18 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// What every request handler needs.
 #[derive(Debug)]
 pub struct Shared {
-    pub config: Arc<BrokerConfig>,
+    config: Current<BrokerConfig>,
+    pub config_status: ConfigStatus,
     pub address: SocketAddr,
     pub started_at: UnixMillis,
     pub store: Store,
     pub authority: Authority,
     pub identity: Judge,
-    pub signer: Signer,
+    /// Signs .rdp files.
+    pub signer: Current<Signer>,
+    /// Shown by the port.
+    certificate: Arc<LiveCertificate>,
+    wrong_admin_tokens: Mutex<Attempts>,
     pub feed: feed::FeedState,
     pub audit: AuditLog,
     pub rotate_keys: mpsc::Sender<ticket_keys::Order>,
@@ -86,6 +98,13 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What is in force at this moment. A reload replaces it as a whole: who
+    /// decides something decides by one of them.
+    #[must_use]
+    pub fn config(&self) -> Arc<BrokerConfig> {
+        self.config.get()
+    }
+
     fn next_channel_number(&self) -> orchestrate::ChannelNumber {
         self.channel_numbers.fetch_add(1, Ordering::Relaxed)
     }
@@ -107,24 +126,25 @@ impl Broker {
     /// # Errors
     /// What could not be opened, and why.
     pub async fn start(config: BrokerConfig, timeline: Option<Timeline>) -> anyhow::Result<Self> {
-        let config = Arc::new(config);
         let now = UnixMillis::now();
         let state = StateDir::open(&config.state_dir)?;
         let authority = Authority::open(&state, config.workspace.as_str(), now)?;
         let store = Store::open(&state.file(DATABASE_FILE))
             .with_context(|| format!("cannot open {DATABASE_FILE} in the state directory"))?;
-        let signer = rdp_signer(&config, &authority, &state, now)?;
+        let signer = Current::new(rdp_signer(&config, &authority, &state, now)?);
         let request_timeout = Duration::from_millis(config.limits.identity_timeout_ms);
         let identity = Judge::new(&config.identity, config.tls, request_timeout)?;
 
-        let tls = Arc::new(server_tls(&config, &authority, now)?);
+        let certificate = served_certificate(&config, &authority, now)?;
+        let tls = Arc::new(server_tls(&config, &authority, Arc::clone(&certificate))?);
         let listener = TlsListener::bind(config.listen, tls, config.limits.listener())
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.address();
         let admin_socket = config.admin_socket();
-        let admin_listener = admin_socket::bind(&admin_socket)
+        let admin_listener = admin_socket::bind(&admin_socket, &config.admin_peers())
             .with_context(|| format!("cannot open admin socket {}", admin_socket.display()))?;
+        let peers = config.admin_peers();
 
         let teller = Teller::new("broker", timeline);
         let keys = TicketKeys::open(&config, &state, now)?;
@@ -146,13 +166,16 @@ impl Broker {
             rotate_keys: ticket_keys::keep(keys, core.clone(), audit.clone()),
             core,
             audit,
-            config,
+            config: Current::new(config),
+            config_status: ConfigStatus::default(),
             address,
             started_at: now,
             store,
             authority,
             identity,
             signer,
+            certificate,
+            wrong_admin_tokens: Mutex::new(Attempts::new(admin_https::ATTEMPTS)),
             feed: feed::FeedState::open(&state)?,
             teller,
             channel_numbers: AtomicU64::new(1),
@@ -169,12 +192,12 @@ impl Broker {
         });
         let admin = {
             let shared = Arc::clone(&shared);
-            tokio::spawn(admin_socket::serve(admin_listener, move |request| {
+            tokio::spawn(admin_socket::serve(admin_listener, peers, move |uid, request| {
                 let shared = Arc::clone(&shared);
-                async move { admin::answer(&shared, request).await }
+                async move { admin::answer(&shared, &Operator::Local { uid }, request).await }
             }))
         };
-        tracing::info!(%address, public_url = %shared.config.public_url, "The broker is up");
+        tracing::info!(%address, public_url = %shared.config().public_url, "The broker is up");
         Ok(Self { shared, stop, port, admin, admin_socket })
     }
 
@@ -246,35 +269,46 @@ impl Broker {
 /// # Errors
 /// When the configuration cannot be used or something cannot be opened.
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let file = crate::config::read(path)?;
-    let config = file
-        .broker
-        .ok_or(crate::config::ConfigError::NoRole { path: path.into(), role: "broker" })?;
-    config.check(path)?;
     // Two workers: the work is small messages; TLS handshakes are the peak.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
+        let (reloader, config) = Reloader::start::<BrokerConfig>(path).await?;
         let broker = Broker::start(config, None).await?;
-        let core = broker.shared.core.clone();
+        let shared = &broker.shared;
         // A broker whose owner task hangs is restarted.
-        service::run_until_stopped(async || drop(core.snapshot().await)).await?;
+        let serving = service::run_until_stopped(async || drop(shared.core.snapshot().await));
+        let reloading =
+            reloader.run(&shared.config_status, async |new| reload::adopt(shared, new).await);
+        tokio::select! {
+            stopped = serving => stopped?,
+            never = reloading => match never {},
+        }
         broker.shutdown().await;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn server_tls(
+/// The certificate of the port: configured, or issued by our own CA.
+fn served_certificate(
     config: &BrokerConfig,
     authority: &Authority,
     now: UnixMillis,
-) -> anyhow::Result<rustls::ServerConfig> {
+) -> anyhow::Result<Arc<LiveCertificate>> {
     let (chain, key) = match (&config.tls_certificate, &config.tls_key) {
         (Some(certificate), Some(key)) => (read_chain(certificate)?, read_key(key)?),
         _ => authority.issue_server(&config.server_names, now)?,
     };
+    Ok(config.tls.certificate(chain, key)?)
+}
+
+fn server_tls(
+    config: &BrokerConfig,
+    authority: &Authority,
+    certificate: Arc<LiveCertificate>,
+) -> anyhow::Result<rustls::ServerConfig> {
     let mut tls =
-        config.tls.server_asking_for_client_certificate(chain, key, authority.roots()?)?;
+        config.tls.server_asking_for_client_certificate(certificate, authority.roots()?)?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(tls)
 }

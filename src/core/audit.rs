@@ -59,6 +59,7 @@ actions! {
     PlaceRefused "place_refused" "A user got no place, with the code.";
     Connected "connected" "The session is live: client and host are joined.";
     Closed "closed" "The session is over: why, and how many bytes went each way.";
+    OperatorAsked "operator_asked" "An operator, known by account or admin token, asked for a change; what it came to has a record of its own.";
     Disconnected "disconnected" "An administrator ended sessions.";
     Drained "drained" "A host takes no new users.";
     Undrained "undrained" "A host takes new users again.";

@@ -142,6 +142,10 @@ codes! {
     ChannelReplaced 4106 "channel_replaced" Client 0 Never 409 "The same machine opened a newer channel; two machines may share one key.";
     ProtocolVersion 4107 "protocol_version" Client 0 Never 426 "This version does not understand the other; upgrade the older one.";
 
+    AdminNotAllowed 4201 "admin_not_allowed" Client 0 Never 403 "This account may not administer; use sudo, or add it to admin_uids or admin_gids.";
+    AdminTokenUnknown 4202 "admin_token_unknown" Client 0 Never 401 "The admin token is missing or not known here; check RINGWAY_ADMIN_TOKEN.";
+    AdminTokenGuessing 4203 "admin_token_guessing" Client 0 Later 429 "Too many wrong admin tokens came from this address; wait a minute and check the token.";
+
     HostNoAnswer 5001 "host_no_answer" Host 9 Now 504 "The session host did not answer the order in time; try again.";
     HostRefused 5002 "host_refused" Host 9 Later 502 "The session host's RDP server does not accept connections; tell the operator.";
     HostGone 5003 "host_gone" Host 10 Now 502 "The session host lost its connection to the broker; try again.";

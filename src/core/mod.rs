@@ -3,6 +3,7 @@
 //! return values. That is what makes each rule testable, fuzzable and
 //! replayable. ([`random`] is a formula, its seed an argument like any other.)
 
+pub mod attempts;
 pub mod audit;
 pub mod backoff;
 pub mod clock;

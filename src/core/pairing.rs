@@ -34,6 +34,12 @@ impl<W> PairingTable<W> {
         Self { waiting: HashMap::new(), here, limits }
     }
 
+    /// From now on. Who waits goes on waiting.
+    pub fn set_limits(&mut self, limits: PairingLimits) {
+        self.here.set_max(limits.waiting_per_address_max);
+        self.limits = limits;
+    }
+
     /// A client begins to wait.
     ///
     /// # Errors

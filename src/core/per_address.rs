@@ -20,6 +20,11 @@ impl PerAddress {
         Self { counts: HashMap::new(), max }
     }
 
+    /// Another limit from now on; who is above it is not sent away.
+    pub fn set_max(&mut self, max: u32) {
+        self.max = max;
+    }
+
     /// Counts one more, unless the origin is at its limit. Each `true` is
     /// followed by one [`PerAddress::leave`].
     #[must_use]
@@ -57,7 +62,9 @@ impl PerAddress {
     }
 }
 
-fn origin(address: IpAddr) -> IpAddr {
+/// Who counts as one: see [`PerAddress`].
+#[must_use]
+pub fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes()),
         v4 @ IpAddr::V4(_) => v4,

@@ -179,6 +179,13 @@ impl HostTable {
         }
     }
 
+    /// Other rules from now on. Places that are taken stay taken, also above a
+    /// lower limit and in a pool that is gone; their deadlines stay as well.
+    pub fn set_rules(&mut self, rules: HoldRules, pools: BTreeMap<PoolId, PoolRules>) {
+        self.rules = rules;
+        self.pools = pools;
+    }
+
     /// Reserves one place on a host of the pool.
     ///
     /// A user returns to a host where they have a session already, even to one

@@ -19,7 +19,7 @@ use super::{DialError, DialErrorKind, DialLimits, Phase, Purpose};
 use crate::core::codes::Refusal;
 use crate::wire::arm::RefusalBody;
 
-/// Longer answers are refused.
+/// Longer answers are refused, unless they are allowed.
 pub const BODY_LENGTH_MAX: usize = 1024 * 1024;
 
 /// Makes requests with one TLS configuration. Cheap to clone.
@@ -27,6 +27,7 @@ pub const BODY_LENGTH_MAX: usize = 1024 * 1024;
 pub struct HttpsClient {
     client: reqwest::Client,
     limits: DialLimits,
+    body_length_max: usize,
 }
 
 impl HttpsClient {
@@ -47,7 +48,14 @@ impl HttpsClient {
             .connect_timeout(Duration::from_millis(to_tls))
             .timeout(limits.total())
             .build()?;
-        Ok(Self { client, limits })
+        Ok(Self { client, limits, body_length_max: BODY_LENGTH_MAX })
+    }
+
+    /// Takes longer answers than [`BODY_LENGTH_MAX`], from whom they are due.
+    #[must_use]
+    pub const fn allowing_answers_of(mut self, bytes_max: usize) -> Self {
+        self.body_length_max = bytes_max;
+        self
     }
 
     /// `GET`, with a bearer token if there is one.
@@ -168,8 +176,8 @@ impl HttpsClient {
         while let Some(chunk) =
             response.chunk().await.map_err(|error| fail(self.kind_of(&error)))?
         {
-            if body.len().saturating_add(chunk.len()) > BODY_LENGTH_MAX {
-                let what = format!("it is longer than {BODY_LENGTH_MAX} bytes");
+            if body.len().saturating_add(chunk.len()) > self.body_length_max {
+                let what = format!("it is longer than {} bytes", self.body_length_max);
                 return Err(fail(DialErrorKind::Protocol { what }));
             }
             body.extend_from_slice(&chunk);

@@ -90,9 +90,9 @@ impl TestCa {
     /// For "localhost"; asks for a client certificate and does without one.
     pub(crate) fn server(&self) -> ServerConfig {
         let (chain, key) = self.issue("localhost");
-        TlsSettings::default()
-            .server_asking_for_client_certificate(chain, key, self.roots())
-            .unwrap()
+        let tls = TlsSettings::default();
+        let certificate = tls.certificate(chain, key).unwrap();
+        tls.server_asking_for_client_certificate(certificate, self.roots()).unwrap()
     }
 
     pub(crate) fn client(&self) -> ClientConfig {

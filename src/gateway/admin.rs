@@ -81,11 +81,12 @@ impl Desk {
         Ok(AdminResponse::GatewayStatus(Box::new(GatewayStatusView {
             gateway: shared.id.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            url: shared.config.url.clone(),
+            url: shared.config().url.clone(),
             started_at: shared.started_at,
             broker_connected: shared.broker_connected.load(Relaxed),
             draining: shared.is_draining(),
             ailment: shared.ailment().map(|ailment| ailment.to_string()),
+            config: shared.config_status.view(),
             sessions: shared.sessions(),
             waiting: lock(&shared.pairing).len() as u64,
             lobby_connections: counters.connections_now.load(Relaxed),
@@ -99,7 +100,7 @@ impl Desk {
             close_reasons: close_reasons.into_iter().map(|(r, n)| (r.to_owned(), n)).collect(),
             ring: RingView {
                 kernel: super::kernel(),
-                masked: shared.config.threads.ring_features == RingFeatures::Linux61,
+                masked: shared.config().threads.ring_features == RingFeatures::Linux61,
                 bounded_receive: shared.workers.iter().any(|w| w.features.bounded_receive),
             },
             workers: shared.workers.iter().map(|worker| view(&worker.stats)).collect(),

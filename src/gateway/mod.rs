@@ -12,6 +12,7 @@ pub mod health;
 pub mod lobby;
 pub mod memory;
 pub mod relay;
+mod reload;
 pub mod shared;
 
 use std::net::SocketAddr;
@@ -23,7 +24,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustls::ServerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,17 +35,19 @@ use self::health::Ailment;
 use self::memory::MemoryNeed;
 use self::relay::ring::{Features, RingSettings};
 use self::relay::{Command, Events, RelayWorker, WorkerSettings};
+use self::reload::Certificates;
 use self::shared::{Phase, Shared};
 use crate::channel::client::ChannelSettings;
 use crate::channel::enroll::Enrolment;
 use crate::config::gateway::{GatewayConfig, RingFeatures};
+use crate::config::reload::Reloader;
 use crate::core::codes::Code;
 use crate::dial::{DialLimits, Dialer};
 use crate::observe::close_reason::CloseReason;
 use crate::observe::histogram_folder::HistogramFolder;
 use crate::observe::timeline::Timeline;
 use crate::observe::{admin_socket, service};
-use crate::tls::identity::{read_chain, read_key, read_roots};
+use crate::tls::identity::read_roots;
 use crate::wire::enroll::MachineRole;
 
 const MIB: u64 = 1024 * 1024;
@@ -83,9 +85,10 @@ impl Gateway {
     pub fn start(config: GatewayConfig, timeline: Option<Timeline>) -> anyhow::Result<Self> {
         let enrolment = Enrolment::load_as(&config.state_dir, MachineRole::Gateway)?;
         let id = enrolment.record.name.parse().context("the name in the enrolment")?;
-        let tls = server_tls(&config, &enrolment)?;
-        let channel = channel_settings(&config, &enrolment)?;
         let prober = prober(&config, &enrolment)?;
+        let certificates = Certificates::load(&config, enrolment)?;
+        let tls = config.tls.server_showing(Arc::clone(&certificates.port))?;
+        let channel = channel_settings(&config, &certificates)?;
 
         let listeners = lobby::bind(config.listen, config.threads.lobby_threads)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -93,7 +96,8 @@ impl Gateway {
         let events = Events::new()?;
         let workers = start_workers(&config, &events)?;
         let (phase, phase_seen) = watch::channel(Phase::Running);
-        let (shared, requests) = Shared::new(id, config, tls, workers, phase_seen, timeline);
+        let (shared, requests) =
+            Shared::new(id, config, certificates, tls, workers, phase_seen, timeline);
 
         let (questions, questions_asked) = mpsc::channel(QUESTIONS_MAX);
         let (phase_changes, changes) = mpsc::channel(4);
@@ -117,7 +121,7 @@ impl Gateway {
         let control = std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || runtime.block_on(control::run(parts)))?;
-        tracing::info!(gateway = %shared.id, %address, url = shared.config.url, "Gateway started");
+        tracing::info!(gateway = %shared.id, %address, url = shared.config().url, "Gateway started");
         Ok(Self { address, shared, questions, phase_changes, lobby, control })
     }
 
@@ -180,7 +184,7 @@ impl Gateway {
             let stop = || worker.tell(Command::Stop(CloseReason::GatewayShutdown)).is_ok();
             wait_at_most(STOP_MARGIN, || worker.is_finished() || stop()).await;
         }
-        let limit = Duration::from_millis(shared.config.limits.drain_output_ms) + STOP_MARGIN;
+        let limit = Duration::from_millis(shared.config().limits.drain_output_ms) + STOP_MARGIN;
         wait_at_most(limit, || shared.workers.iter().all(RelayWorker::is_finished)).await;
         // Only now has every worker told everything, which the control thread
         // passes on before it ends.
@@ -218,21 +222,15 @@ async fn wait_at_most(limit: Duration, is_done: impl Fn() -> bool) {
     }
 }
 
-/// The certificate of the TLS port: configured, or the one from enrolment.
-fn server_tls(config: &GatewayConfig, enrolment: &Enrolment) -> anyhow::Result<ServerConfig> {
-    let (chain, key) = match (&config.tls_certificate, &config.tls_key) {
-        (Some(chain), Some(key)) => (read_chain(chain)?, read_key(key)?),
-        _ => (enrolment.chain.clone(), enrolment.key()?),
-    };
-    config.tls.server(chain, key).context("the gateway's certificate and key")
-}
-
 fn channel_settings(
     config: &GatewayConfig,
-    enrolment: &Enrolment,
+    certificates: &Certificates,
 ) -> anyhow::Result<ChannelSettings> {
+    let enrolment = certificates.enrolment();
     let broker = enrolment.record.broker_url.parse().context("the broker's URL")?;
-    let dialer = Dialer::new(enrolment.client_tls(config.tls)?, DialLimits::default());
+    let shown = Arc::clone(&certificates.machine);
+    let tls = config.tls.client_showing(enrolment.roots.clone(), shown)?;
+    let dialer = Dialer::new(tls, DialLimits::default());
     let mut settings = ChannelSettings::new(broker, dialer, MachineRole::Gateway);
     settings.rules.heartbeat_interval_ms = config.channel.heartbeat_interval_ms;
     settings.rules.heartbeat_timeout_ms = config.channel.heartbeat_timeout_ms;
@@ -248,10 +246,10 @@ fn prober(config: &GatewayConfig, enrolment: &Enrolment) -> anyhow::Result<Diale
 }
 
 fn histogram_folder(shared: &Shared) -> HistogramFolder {
-    let settings = &shared.config.histograms;
+    let config = shared.config();
+    let settings = &config.histograms;
     let (file_bytes_max, files_max) = (settings.file_bytes_max, settings.files_max as usize);
-    let folder = shared.config.histogram_folder();
-    HistogramFolder::new(folder, shared.id.as_str(), file_bytes_max, files_max)
+    HistogramFolder::new(config.histogram_folder(), shared.id.as_str(), file_bytes_max, files_max)
 }
 
 fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<RelayWorker>> {
@@ -290,13 +288,8 @@ pub(crate) fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// `ringway gateway --config FILE`
-pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = crate::config::read(path)?
-        .gateway
-        .ok_or_else(|| crate::config::ConfigError::NoRole { path: path.into(), role: "gateway" })?;
-    config.check(path)?;
-    let memory = MemoryNeed::of(&config);
+fn tell_memory(config: &GatewayConfig) {
+    let memory = MemoryNeed::of(config);
     tracing::info!(
         sessions_max = config.limits.sessions_max,
         lobby_connections_max = config.limits.lobby_connections_max,
@@ -306,19 +299,24 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
         at_most_mib = memory.at_most / MIB,
         "Memory needed at these limits, besides the kernel's socket buffers"
     );
-    descriptors::make_room(&config);
-    let grace = Duration::from_millis(config.limits.shutdown_grace_ms);
+}
+
+/// `ringway gateway --config FILE`
+pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let admin_path = config.admin_socket();
         // Before anybody could send it: unhandled, it would end the process.
         let mut wants_dump = signal(SignalKind::user_defined1())?;
+        let (reloader, config) = Reloader::start::<GatewayConfig>(path).await?;
+        tell_memory(&config);
+        descriptors::make_room(&config);
+        let (admin_path, peers) = (config.admin_socket(), config.admin_peers());
         let gateway = Gateway::start(config, None)?;
         println!("listening on {}", gateway.address());
-        let admin = admin_socket::bind(&admin_path)
+        let admin = admin_socket::bind(&admin_path, &peers)
             .with_context(|| format!("cannot open admin socket {}", admin_path.display()))?;
         let desk = gateway.desk();
-        let admin = tokio::spawn(admin_socket::serve(admin, move |request| {
+        let admin = tokio::spawn(admin_socket::serve(admin, peers, move |_uid, request| {
             let desk = desk.clone();
             async move { desk.answer(request).await }
         }));
@@ -333,7 +331,10 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
                 std::future::pending::<()>().await;
             }
         };
+        let shared = gateway.shared();
+        let reloading = reloader.run(&shared.config_status, async |new| reload::adopt(shared, new));
         let ailment = tokio::select! {
+            never = reloading => match never {},
             stopped = service::run_until_stopped(alive) => stopped.map(|()| None)?,
             ailment = gateway.falls_ill() => Some(ailment),
         };
@@ -341,7 +342,8 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
         dumps.abort();
         let _ = std::fs::remove_file(&admin_path);
         let Some(ailment) = ailment else {
-            gateway.shutdown(grace).await;
+            let grace_ms = gateway.shared().config().limits.shutdown_grace_ms;
+            gateway.shutdown(Duration::from_millis(grace_ms)).await;
             return Ok(ExitCode::SUCCESS);
         };
         tracing::error!(%ailment, "The gateway cannot go on; its sessions end");

@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 use super::health::{Ailment, Health};
 use super::relay::{Leg, RelayWorker, SessionCounters, least_loaded};
-use crate::config::gateway::GatewayConfig;
+use super::reload::Certificates;
+use crate::config::current::Current;
+use crate::config::gateway::{GatewayConfig, GatewayLimits};
+use crate::config::reload::ConfigStatus;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, HostId, SessionId};
@@ -146,7 +149,10 @@ pub struct LobbyCounters {
 #[derive(Debug)]
 pub struct Shared {
     pub id: GatewayId,
-    pub config: GatewayConfig,
+    config: Current<GatewayConfig>,
+    pub config_status: ConfigStatus,
+    /// Shown by the TLS port, and to other machines.
+    pub certificates: Certificates,
     pub tls: Arc<ServerConfig>,
     pub tickets: RwLock<TicketVerifier>,
     pub used: Mutex<UsedTickets>,
@@ -180,21 +186,21 @@ impl Shared {
     pub fn new(
         id: GatewayId,
         config: GatewayConfig,
+        certificates: Certificates,
         tls: ServerConfig,
         workers: Vec<RelayWorker>,
         phase: watch::Receiver<Phase>,
         timeline: Option<Timeline>,
     ) -> (Arc<Self>, Requests) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let limits = PairingLimits {
-            waiting_max: config.limits.waiting_max as usize,
-            waiting_per_address_max: config.limits.waiting_per_address_max,
-        };
+        let limits = pairing_limits(&config.limits);
         let started_at = UnixMillis::now();
         let here = PerAddress::new(config.limits.lobby_connections_per_address_max);
         let shared = Self {
             id,
-            config,
+            config: Current::new(config),
+            config_status: ConfigStatus::default(),
+            certificates,
             tls: Arc::new(tls),
             tickets: RwLock::default(),
             used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX, started_at)),
@@ -218,6 +224,19 @@ impl Shared {
         (Arc::new(shared), receiver)
     }
 
+    /// What is in force at this moment; a reload replaces it as a whole.
+    #[must_use]
+    pub fn config(&self) -> Arc<GatewayConfig> {
+        self.config.get()
+    }
+
+    pub(super) fn replace_config(&self, config: GatewayConfig) {
+        let limits = &config.limits;
+        lock(&self.pairing).set_limits(pairing_limits(limits));
+        lock(&self.lobby_by_address).set_max(limits.lobby_connections_per_address_max);
+        self.config.replace(config);
+    }
+
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.phase.borrow() != Phase::Running
@@ -236,7 +255,7 @@ impl Shared {
         if let Some(worker) = self.health.stuck_worker() {
             return Some(Ailment::WorkerStuck { worker });
         }
-        let lobby_threads = usize::from(self.config.threads.lobby_threads.max(1));
+        let lobby_threads = usize::from(self.config().threads.lobby_threads.max(1));
         (self.health.lobby_alive() < lobby_threads).then_some(Ailment::LobbyEnded)
     }
 
@@ -278,7 +297,7 @@ impl Shared {
             if self.is_draining() {
                 return Err(Code::GatewayDraining);
             }
-            if self.places_taken() >= u64::from(self.config.limits.sessions_max) {
+            if self.places_taken() >= u64::from(self.config().limits.sessions_max) {
                 return Err(Code::GatewayFull);
             }
         }
@@ -327,6 +346,13 @@ impl Shared {
 
     pub fn count_refusal(&self, code: Code) {
         *lock(&self.counters.refusals).entry(code).or_insert(0) += 1;
+    }
+}
+
+fn pairing_limits(limits: &GatewayLimits) -> PairingLimits {
+    PairingLimits {
+        waiting_max: limits.waiting_max as usize,
+        waiting_per_address_max: limits.waiting_per_address_max,
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod handshake;
 pub mod identity;
 pub mod listener;
+pub mod live_certificate;
 pub mod pinned_ca;
 pub mod record;
 pub mod settings;

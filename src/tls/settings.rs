@@ -13,6 +13,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use serde::{Deserialize, Serialize};
 
+use super::live_certificate::LiveCertificate;
+
 /// What an operator can choose about TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -76,6 +78,18 @@ impl TlsSettings {
         }
     }
 
+    /// A certificate that servers and clients can show and exchange.
+    ///
+    /// # Errors
+    /// When the key is not the certificate's.
+    pub fn certificate(
+        self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<LiveCertificate>, rustls::Error> {
+        LiveCertificate::new(chain, key, &self.provider())
+    }
+
     /// A server that asks for no client certificate. Secret extraction is on:
     /// a gateway's relay takes the keys over after the handshake.
     ///
@@ -86,10 +100,21 @@ impl TlsSettings {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<ServerConfig, rustls::Error> {
+        self.server_showing(self.certificate(chain, key)?)
+    }
+
+    /// The same with a certificate that can be exchanged.
+    ///
+    /// # Errors
+    /// When no version and suite fit together.
+    pub fn server_showing(
+        self,
+        certificate: Arc<LiveCertificate>,
+    ) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(self.provider())
             .with_protocol_versions(&self.versions())?
             .with_no_client_auth()
-            .with_single_cert(chain, key)?;
+            .with_cert_resolver(certificate);
         config.enable_secret_extraction = true;
         // A resumed handshake saves a server little (RFC 8446 4.6.1: the key
         // exchange stays), and the tickets for it cost every handshake a tenth.
@@ -102,11 +127,10 @@ impl TlsSettings {
     /// do (enrol, read the feed).
     ///
     /// # Errors
-    /// When the CA, key or certificate cannot be used.
+    /// When the CA cannot be used.
     pub fn server_asking_for_client_certificate(
         self,
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
+        certificate: Arc<LiveCertificate>,
         client_ca: RootCertStore,
     ) -> Result<ServerConfig, rustls::Error> {
         let verifier =
@@ -114,10 +138,10 @@ impl TlsSettings {
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| rustls::Error::General(error.to_string()))?;
-        ServerConfig::builder_with_provider(self.provider())
+        Ok(ServerConfig::builder_with_provider(self.provider())
             .with_protocol_versions(&self.versions())?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
+            .with_cert_resolver(certificate))
     }
 
     /// A client that trusts `roots` and shows no certificate.
@@ -141,9 +165,21 @@ impl TlsSettings {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<ClientConfig, rustls::Error> {
-        ClientConfig::builder_with_provider(self.provider())
+        self.client_showing(roots, self.certificate(chain, key)?)
+    }
+
+    /// The same with a certificate that can be exchanged.
+    ///
+    /// # Errors
+    /// When no version and suite fit together.
+    pub fn client_showing(
+        self,
+        roots: RootCertStore,
+        certificate: Arc<LiveCertificate>,
+    ) -> Result<ClientConfig, rustls::Error> {
+        Ok(ClientConfig::builder_with_provider(self.provider())
             .with_protocol_versions(&self.versions())?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
+            .with_client_cert_resolver(certificate))
     }
 }

@@ -1,7 +1,9 @@
-//! The admin socket: one JSON line asks, one JSON line answers.
+//! What operators ask a running role: on its admin socket one JSON line asks
+//! and one answers; over HTTPS ([`HTTPS_PATH`], brokers only) a body each.
 //!
-//! The file permissions of the socket are the access control. Adding a request
-//! or a field with a default is compatible.
+//! Who may ask is decided before: by the account at the other end of the
+//! socket, or by an admin token. Adding a request or a field with a default is
+//! compatible.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +23,10 @@ use super::enroll::MachineRole;
 
 /// A longer line is not read, in either direction.
 pub const LINE_LENGTH_MAX: u64 = 16 * 1024 * 1024;
+
+/// On the broker's port: `POST`, with `Authorization: Bearer` and an admin
+/// token.
+pub const HTTPS_PATH: &str = "/api/admin";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
@@ -53,7 +59,7 @@ pub enum AdminRequest {
     Histograms,
 }
 
-/// What a broker's admin socket understands.
+/// What a broker understands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum BrokerRequest {
@@ -99,6 +105,12 @@ pub enum BrokerRequest {
     },
     #[serde(untagged)]
     Common(AdminRequest),
+}
+
+impl From<AdminRequest> for BrokerRequest {
+    fn from(request: AdminRequest) -> Self {
+        Self::Common(request)
+    }
 }
 
 /// Whose sessions.
@@ -179,6 +191,9 @@ pub struct StatusView {
     pub sessions: u32,
     #[serde(default)]
     pub audit: AuditView,
+    /// Absent when it was started without a file.
+    #[serde(default)]
+    pub config: Option<ConfigView>,
 }
 
 /// How the audit trail is doing.
@@ -207,6 +222,25 @@ pub struct KeysView {
     pub retired_at: Option<UnixMillis>,
 }
 
+/// A role's configuration file, and whether it is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigView {
+    pub file: String,
+    /// When what is in force was taken over.
+    pub loaded_at: UnixMillis,
+    /// The file was read since and could not be used.
+    pub rejected: Option<RejectedView>,
+    /// Settings that are not in force before a restart.
+    pub needs_restart: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedView {
+    pub at: UnixMillis,
+    /// File, line, key, problem and remedy, a line each.
+    pub problems: Vec<String>,
+}
+
 /// A gateway and what it has done since its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayStatusView {
@@ -219,6 +253,9 @@ pub struct GatewayStatusView {
     /// What keeps it from working; absent when nothing does.
     #[serde(default)]
     pub ailment: Option<String>,
+    /// Absent when it was started without a file.
+    #[serde(default)]
+    pub config: Option<ConfigView>,
     pub sessions: u64,
     pub waiting: u64,
     /// Connections that are not relayed: handshake, request, waiting.

@@ -7,7 +7,11 @@
 mod support;
 
 #[cfg(test)]
+mod admin_access;
+#[cfg(test)]
 mod bench_command;
+#[cfg(test)]
+mod config_check;
 #[cfg(test)]
 mod feed_page;
 #[cfg(test)]
@@ -48,6 +52,8 @@ mod pools_start;
 mod rdp_command;
 #[cfg(test)]
 mod real_client;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod systemd_units;
 #[cfg(test)]

@@ -24,7 +24,8 @@ fn copy_unit(name: &str, to: &Path) -> PathBuf {
     let unit = read(&format!("{name}.service"));
     assert!(unit.contains("=/usr/bin/ringway "), "{name} starts something else");
     let copy = to.join(format!("{name}.service"));
-    std::fs::write(&copy, unit.replace("=/usr/bin/ringway ", "=/bin/true ")).unwrap();
+    let unit = unit.replace("=/usr/bin/ringway ", "=/bin/true ");
+    std::fs::write(&copy, unit.replace("=/bin/kill ", "=/bin/true ")).unwrap();
     copy
 }
 
@@ -59,6 +60,18 @@ fn systemd_would_notice_a_mistake_in_a_unit() {
     std::fs::write(&unit, broken).unwrap();
     let (_, remarks) = analyze(&unit);
     assert!(remarks.contains("WatchdogSecs"), "{remarks}");
+}
+
+/// What SIGHUP does is in `reload`.
+#[test]
+fn every_unit_checks_its_file_and_reloads() {
+    for name in UNITS {
+        let unit = read(&format!("{name}.service"));
+        let role = name.trim_start_matches("ringway-");
+        let check =
+            format!("\nExecReload=/usr/bin/ringway config check /etc/ringway/{role}.toml\n");
+        assert!(unit.contains(&format!("{check}ExecReload=/bin/kill -HUP $MAINPID\n")), "{name}");
+    }
 }
 
 /// The units say `Type=notify` and `WatchdogSec=`.

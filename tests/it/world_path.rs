@@ -169,7 +169,7 @@ async fn step08_tickets_are_checked_without_the_broker() {
     let [alice, bob] = [stage.place("alice").await.unwrap(), stage.place("bob").await.unwrap()];
     let (url, ticket) = (&alice.gateway_location, alice.ringway.ticket.expose());
     let elsewhere = gateways().into_iter().find(|id| *id != alice.ringway.gateway).unwrap();
-    let elsewhere = stage.gateway(&elsewhere).shared().config.url.clone();
+    let elsewhere = stage.gateway(&elsewhere).shared().config().url.clone();
     stage.world.kill_broker().await.unwrap();
 
     let (signed, signature) = ticket.rsplit_once('.').unwrap();
@@ -235,11 +235,11 @@ async fn step10_the_host_reaches_the_same_gateway_and_no_other() {
         let place = stage.place_at(stage.entry(), Some(&bearer), &measured).await.unwrap();
         let (client, leg) = tokio::join!(stage.join(&place), async {
             let order = host.order().await;
-            let url = stage.gateway(&chosen).shared().config.url.clone();
+            let url = stage.gateway(&chosen).shared().config().url.clone();
             assert_eq!((&order.gateway, &order.gateway_url), (&chosen, &url));
             host.accept(&order);
-            let elsewhere = &stage.gateway(&other).shared().config.url;
-            let refused = host.join_at(elsewhere, &order).await.unwrap_err();
+            let elsewhere = stage.gateway(&other).shared().config().url.clone();
+            let refused = host.join_at(&elsewhere, &order).await.unwrap_err();
             assert_eq!(refused.code, Code::TicketWrongGateway);
             host.join(&order).await.unwrap()
         });

@@ -75,9 +75,9 @@ impl TestCa {
     /// A server like the broker's: machines show their certificate.
     pub fn server_tls(&self) -> ServerConfig {
         let server = self.machine("server");
-        TlsSettings::default()
-            .server_asking_for_client_certificate(server.chain, server.key, self.roots())
-            .unwrap()
+        let tls = TlsSettings::default();
+        let certificate = tls.certificate(server.chain, server.key).unwrap();
+        tls.server_asking_for_client_certificate(certificate, self.roots()).unwrap()
     }
 
     /// The same for a program: `cert.pem` and `key.pem` in that folder.

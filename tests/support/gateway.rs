@@ -63,7 +63,7 @@ impl TestGateway {
     pub fn entry(&self) -> GatewayEntry {
         GatewayEntry {
             gateway: self.id.clone(),
-            url: self.shared().config.url.clone(),
+            url: self.shared().config().url.clone(),
             connections: 0,
             in_flight: 0,
             capacity: 100,
@@ -114,6 +114,8 @@ fn config(state_dir: &Path, port: &ReservedPort) -> GatewayConfig {
         peer_ca: None,
         tls: TlsSettings::default(),
         admin_socket: None,
+        admin_uids: Vec::new(),
+        admin_gids: Vec::new(),
         limits: GatewayLimits::default(),
         threads: GatewayThreads {
             relay_workers: 1,

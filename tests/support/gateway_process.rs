@@ -1,7 +1,7 @@
 //! `ringway gateway` as a process of its own, for what a process has limits on.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -146,6 +146,19 @@ impl GatewayProcess {
     /// Where it dumps histograms unless told otherwise.
     pub fn histogram_folder(&self) -> PathBuf {
         self.state_dir.path().join("histograms")
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        self.state_dir.path()
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.state_dir.path().join("gateway.toml")
+    }
+
+    /// What `systemctl reload` does.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
     }
 
     pub fn dump_histograms(&self) {

@@ -1,5 +1,6 @@
 //! The harness: real programs and fake parties around Ringway.
 
+pub mod broker_process;
 pub mod browser;
 pub mod ca;
 pub mod chromium;

@@ -80,10 +80,10 @@ pub async fn judge(shared: &Shared, bearer: &str) -> Result<User, Refusal> {
 /// # Errors
 /// [`Code::RequestTooLarge`] when even those are too many for a cookie.
 pub fn feed_cookie(shared: &Shared, user: User) -> Result<Secret, Refusal> {
-    let assigned =
-        |group: &String| shared.config.resources.iter().any(|r| r.groups.contains(group));
+    let config = shared.config();
+    let assigned = |group: &String| config.resources.iter().any(|r| r.groups.contains(group));
     let groups = user.groups.into_iter().filter(assigned).collect();
-    let lifetime_ms = shared.config.limits.feed_cookie_lifetime_ms;
+    let lifetime_ms = config.limits.feed_cookie_lifetime_ms;
     let expires_at = UnixMillis::now().plus_ms(lifetime_ms);
     let content = SignedIn { user: user.name, shown_as: user.display_name, groups };
     shared.feed.cookies.seal(Purpose::Feed, &content, expires_at).map_err(|code| {

@@ -10,7 +10,7 @@ use super::{access, conditional, entity_tag, icon};
 use crate::broker::Shared;
 use crate::broker::http::Refused;
 use crate::broker::place::{application, load_balance_info};
-use crate::config::broker::Resource;
+use crate::config::broker::{BrokerConfig, Resource};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
 use crate::wire::feed::{ResourceKind, file_stem};
@@ -30,12 +30,13 @@ pub async fn rdp(
 }
 
 async fn signed(shared: &Shared, name: &str, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let config = shared.config();
     let (user, resource) =
-        given(shared, name.strip_suffix(".rdp").unwrap_or(name), headers).await?;
+        given(shared, &config, name.strip_suffix(".rdp").unwrap_or(name), headers).await?;
     let gateway = entry_gateway(shared).await?;
-    let tag = format!("\"{}\"", revision(shared, resource, &gateway));
+    let tag = format!("\"{}\"", revision(shared, &config, resource, &gateway));
     Ok(conditional(headers, &tag, "private, no-cache", || {
-        let signed = match shared.signer.sign(&compose(shared, resource, &gateway)) {
+        let signed = match shared.signer.get().sign(&compose(&config, resource, &gateway)) {
             Ok(signed) => signed,
             Err(error) => {
                 tracing::error!(%error, "Cannot sign an .rdp file");
@@ -75,7 +76,8 @@ async fn drawn(shared: &Shared, name: &str, headers: &HeaderMap) -> Result<Respo
             (id, Some(size.ok_or(Code::NotFound)?))
         }
     };
-    let (_user, resource) = given(shared, id, headers).await?;
+    let config = shared.config();
+    let (_user, resource) = given(shared, &config, id, headers).await?;
     let (bytes, kind) = match size {
         Some(size) => (icon::png(resource.kind, resource.id.as_str(), size), "image/png"),
         None => (icon::ico(resource.kind, resource.id.as_str()), "image/vnd.microsoft.icon"),
@@ -98,12 +100,13 @@ pub fn icon_path_of_size(id: &ResourceId) -> String {
 
 /// A resource that the asking user was given, and that user's name.
 async fn given<'a>(
-    shared: &'a Shared,
+    shared: &Shared,
+    config: &'a BrokerConfig,
     id: &str,
     headers: &HeaderMap,
 ) -> Result<(String, &'a Resource), Refusal> {
     let user = access::user(shared, headers).await?;
-    let resource = id.parse().ok().and_then(|id: ResourceId| shared.config.resource(&id));
+    let resource = id.parse().ok().and_then(|id: ResourceId| config.resource(&id));
     let resource = resource.ok_or(Code::ResourceUnknown)?;
     if !resource.is_assigned_to(&user.name, &user.groups) {
         return Err(Code::NotAssigned.into());
@@ -116,7 +119,7 @@ async fn given<'a>(
 /// # Errors
 /// [`Code::NoGateway`] when none is configured and none is connected.
 pub async fn entry_gateway(shared: &Shared) -> Result<String, Refusal> {
-    if let Some(gateway) = &shared.config.entry_gateway {
+    if let Some(gateway) = &shared.config().entry_gateway {
         return Ok(gateway.clone());
     }
     let gateways = shared.core.snapshot().await.gateways;
@@ -127,18 +130,24 @@ pub async fn entry_gateway(shared: &Shared) -> Result<String, Refusal> {
 
 /// Changes when something does that a client has: the settings of the file, who
 /// signs it, the title.
-pub fn revision(shared: &Shared, resource: &Resource, gateway: &str) -> String {
-    let file = compose(shared, resource, gateway).to_text();
-    let signer = shared.signer.certificate_sha256();
+pub fn revision(
+    shared: &Shared,
+    config: &BrokerConfig,
+    resource: &Resource,
+    gateway: &str,
+) -> String {
+    let file = compose(config, resource, gateway).to_text();
+    let signer = shared.signer.get();
+    let signer = signer.certificate_sha256();
     let all = format!("{file}\n{signer}\n{}\n{:?}", resource.title, resource.kind);
     entity_tag(all.as_bytes()).trim_matches('"').to_owned()
 }
 
 /// The settings of a resource. `gateway*` and `loadbalanceinfo` are among those
 /// that a signature can cover, so nobody can send a user elsewhere.
-fn compose(shared: &Shared, resource: &Resource, gateway: &str) -> RdpFile {
+fn compose(config: &BrokerConfig, resource: &Resource, gateway: &str) -> RdpFile {
     let mut file = RdpFile::new();
-    let workspace = shared.config.workspace_of(resource);
+    let workspace = config.workspace_of(resource);
     let app_mode = i64::from(resource.kind == ResourceKind::RemoteApp);
     // Clients insist on an address; the gateway decides where it goes.
     file.set_string("full address", resource.id.as_str());

@@ -15,10 +15,11 @@ use crate::wire::feed::{Discovery, Feed, FeedResource, FeedWorkspace};
 
 /// `GET /api/feed/discovery` (step 1).
 pub async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Discovery> {
-    let identity = &shared.config.identity;
+    let config = shared.config();
+    let identity = &config.identity;
     shared.teller.tell(1, None, "workspace discovered");
     Json(Discovery {
-        workspace: shared.config.default_workspace().to_string(),
+        workspace: config.default_workspace().to_string(),
         issuer: identity.issuer.clone(),
         client_id: identity.client_id.clone(),
         audience: identity.audience.clone(),
@@ -32,8 +33,8 @@ pub async fn feed(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let user = access::user(&shared, &headers).await?;
-    let config = &shared.config;
-    let given = given_to(&shared, &user).await;
+    let config = shared.config();
+    let given = given_to(&shared, &config, &user).await;
     let mut workspaces = config.all_workspaces();
     workspaces.retain(|one| given.iter().any(|g| *config.workspace_of(g.resource) == one.name));
     let resources: Vec<_> = given

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::identity::User;
 use super::{Shared, random_bytes};
-use crate::config::broker::Resource;
+use crate::config::broker::{BrokerConfig, Resource};
 use crate::config::state_dir::StateDir;
 use crate::core::clock::UnixMillis;
 use crate::core::ids::ResourceId;
@@ -82,14 +82,16 @@ struct Given<'a> {
 }
 
 /// Everything that a user was given.
-async fn given_to<'a>(shared: &'a Shared, user: &User) -> Vec<Given<'a>> {
+async fn given_to<'a>(shared: &Shared, config: &'a BrokerConfig, user: &User) -> Vec<Given<'a>> {
     let gateway = files::entry_gateway(shared).await.ok();
     let assigned = |resource: &&Resource| resource.is_assigned_to(&user.name, &user.groups);
-    let resources = shared.config.resources.iter().filter(assigned);
+    let resources = config.resources.iter().filter(assigned);
     resources
         .map(|resource| Given {
             resource,
-            revision: gateway.as_deref().map(|gateway| files::revision(shared, resource, gateway)),
+            revision: gateway
+                .as_deref()
+                .map(|gateway| files::revision(shared, config, resource, gateway)),
         })
         .collect()
 }

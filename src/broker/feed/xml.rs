@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::{access, conditional, entity_tag, files, given_to, rdp_path, workspace_path};
 use crate::broker::Shared;
 use crate::broker::http::Refused;
-use crate::config::broker::Workspace;
+use crate::config::broker::{BrokerConfig, Workspace};
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
@@ -30,11 +30,12 @@ pub async fn workspace(
 
 async fn feed(shared: &Shared, name: &str, headers: &HeaderMap) -> Result<Response, Refusal> {
     let user = access::user(shared, headers).await?;
-    let workspace = named(shared, name)?;
+    let config = shared.config();
+    let workspace = named(&config, name)?;
     let mut resources = Vec::new();
-    for given in given_to(shared, &user).await {
+    for given in given_to(shared, &config, &user).await {
         let resource = given.resource;
-        if *shared.config.workspace_of(resource) != workspace.name {
+        if *config.workspace_of(resource) != workspace.name {
             continue;
         }
         resources.push(Published {
@@ -47,7 +48,7 @@ async fn feed(shared: &Shared, name: &str, headers: &HeaderMap) -> Result<Respon
             icon_url_of_size: files::icon_path_of_size(&resource.id),
         });
     }
-    let public_url = &shared.config.public_url;
+    let public_url = &config.public_url;
     let server_name = public_url
         .parse::<crate::dial::Endpoint>()
         .map_or_else(|_| public_url.clone(), |endpoint| endpoint.host().to_owned());
@@ -74,7 +75,7 @@ async fn feed(shared: &Shared, name: &str, headers: &HeaderMap) -> Result<Respon
 
 /// A well-known address: to the feed that is meant when none is named.
 pub async fn default_workspace(State(shared): State<Arc<Shared>>) -> Response {
-    access::found(&workspace_path(shared.config.default_workspace()))
+    access::found(&workspace_path(shared.config().default_workspace()))
 }
 
 /// A well-known address behind that of a feed: back to the feed.
@@ -83,8 +84,8 @@ pub async fn found_workspace(Path(name): Path<String>) -> Result<Response, Refus
     Ok(access::found(&workspace_path(&name)))
 }
 
-fn named(shared: &Shared, name: &str) -> Result<Workspace, Refusal> {
-    let all = shared.config.all_workspaces().into_iter();
+fn named(config: &BrokerConfig, name: &str) -> Result<Workspace, Refusal> {
+    let all = config.all_workspaces().into_iter();
     let mut named = all.filter(|workspace| workspace.name.as_str() == name);
     named.next().ok_or_else(|| Code::NotFound.into())
 }

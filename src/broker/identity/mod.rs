@@ -15,6 +15,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
 
 use crate::config::broker::{Identity, StaticToken};
+use crate::config::current::Current;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::tls::identity::{PemError, read_roots};
@@ -69,7 +70,7 @@ pub enum IdentityError {
 /// The judge. Cheap to share.
 #[derive(Debug)]
 pub struct Judge {
-    static_tokens: Vec<(Vec<u8>, User)>,
+    static_tokens: Current<Vec<(Vec<u8>, User)>>,
     oidc: Option<Oidc>,
 }
 
@@ -89,7 +90,7 @@ impl Judge {
         tls: TlsSettings,
         timeout: Duration,
     ) -> Result<Self, IdentityError> {
-        let static_tokens = identity.static_tokens.iter().filter_map(known_token).collect();
+        let static_tokens = Current::new(known_tokens(&identity.static_tokens));
         let oidc = match &identity.issuer {
             None => None,
             Some(issuer) => {
@@ -120,6 +121,11 @@ impl Judge {
         Ok(Self { static_tokens, oidc })
     }
 
+    /// Knows these from now on, and no others.
+    pub fn replace_static_tokens(&self, tokens: &[StaticToken]) {
+        self.static_tokens.replace(known_tokens(tokens));
+    }
+
     /// Judges a bearer token.
     ///
     /// # Errors
@@ -132,8 +138,8 @@ impl Judge {
             return Err(Code::TokenTooLong.into());
         }
         let hash = digest::digest(&digest::SHA256, bearer.as_bytes());
-        let known = self
-            .static_tokens
+        let static_tokens = self.static_tokens.get();
+        let known = static_tokens
             .iter()
             .find(|(token, _)| verify_slices_are_equal(token, hash.as_ref()).is_ok());
         if let Some((_, user)) = known {
@@ -222,6 +228,10 @@ impl Oidc {
         }
         judged.map_err(Refusal::new)
     }
+}
+
+fn known_tokens(tokens: &[StaticToken]) -> Vec<(Vec<u8>, User)> {
+    tokens.iter().filter_map(known_token).collect()
 }
 
 fn known_token(token: &StaticToken) -> Option<(Vec<u8>, User)> {

@@ -12,6 +12,7 @@ mod homes;
 mod machines;
 mod pools;
 mod records;
+mod reload;
 mod sessions;
 mod settling;
 #[cfg(test)]
@@ -21,7 +22,6 @@ pub use disconnect::{COMES_BACK_WITHIN_MS, Ended};
 pub use records::HOST_ENDED;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -38,7 +38,7 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::health::HostCheck;
 use crate::core::ids::{GatewayId, HostId, Label, PoolId, ResourceId, SessionId};
-use crate::core::placement::{AssignmentKey, HoldRules, HostTable, Wish};
+use crate::core::placement::{AssignmentKey, HostTable, Wish};
 use crate::core::selection::Explain;
 use crate::observe::timeline::Teller;
 use crate::wire::admin::{BrokerSnapshot, SessionView, Whom};
@@ -177,6 +177,12 @@ pub enum Command {
         for_good: bool,
         why: Refusal,
     },
+    /// Other limits and pools from now on.
+    Reload {
+        limits: Limits,
+        pools: Vec<Pool>,
+        done: oneshot::Sender<()>,
+    },
     Snapshot {
         answer: oneshot::Sender<BrokerSnapshot>,
     },
@@ -230,7 +236,7 @@ pub struct Start {
 
 /// Starts the owner task.
 #[must_use]
-pub fn start(config: &Arc<BrokerConfig>, start: Start, store: Store) -> Handle {
+pub fn start(config: &BrokerConfig, start: Start, store: Store) -> Handle {
     let (commands, queue) = mpsc::channel(config.limits.command_queue_max);
     let core = Core::new(config, start);
     tokio::spawn(core.run(queue, store));
@@ -293,18 +299,8 @@ struct Core {
 impl Core {
     fn new(config: &BrokerConfig, start: Start) -> Self {
         let limits = config.limits;
-        let rules = HoldRules {
-            reservation_ms: limits.reservation_ms,
-            order_answer_ms: limits.order_answer_timeout_ms,
-            start_ms: limits.start_timeout_ms,
-            orphan_ms: limits.orphan_grace_ms,
-            failure_pause_ms: limits.host_failure_pause_ms,
-            reservations_per_user_max: limits.reservations_per_user_max,
-        };
-        let pools: BTreeMap<_, _> =
-            config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect();
-        let pool_rules = pools.iter().map(|(name, pool)| (name.clone(), pool.rules()));
-        let mut table = HostTable::new(rules, pool_rules.collect());
+        let pools = reload::by_name(&config.pools);
+        let mut table = HostTable::new(reload::hold_rules(&limits), reload::pool_rules(&pools));
         for (host, pool) in start.hosts {
             table.host_known(host, pool);
         }
@@ -435,6 +431,10 @@ impl Core {
             Command::Keys(keys) => {
                 self.keys = keys;
                 self.broadcast_gateways();
+            }
+            Command::Reload { limits, pools, done } => {
+                self.reload(limits, &pools);
+                let _nobody_waits = done.send(());
             }
             Command::Snapshot { answer } => {
                 let _nobody_waits = answer.send(self.snapshot());

@@ -42,11 +42,8 @@ impl Core {
                     });
                 }
                 if self.waiters.values().map(Vec::len).sum::<usize>() < WAITERS_MAX {
-                    let waiter = Waiter::User {
-                        asked_by: asked_by.clone(),
-                        channel,
-                        judged: Box::new(judged),
-                    };
+                    let (asked_by, judged) = (asked_by.clone(), Box::new(judged));
+                    let waiter = Waiter::User { asked_by, channel, judged };
                     self.waiters.entry(wish.key()).or_default().push(waiter);
                     return None;
                 }

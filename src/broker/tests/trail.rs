@@ -61,6 +61,7 @@ async fn whatever_happens_to_a_session_and_its_machines_is_recorded() {
         "enrol_token_created",
         "enrolled",
         "key_announced",
+        "operator_asked",
         "place_refused",
         "placed",
         "revoked",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,6 +15,7 @@ use crate::config::state_dir::{StateDir, StateError};
 use crate::core::clock::UnixMillis;
 use crate::core::ids::PoolId;
 use crate::tls::identity::{self, PemError};
+use crate::tls::live_certificate::LiveCertificate;
 use crate::tls::settings::TlsSettings;
 use crate::wire::enroll::MachineRole;
 
@@ -113,6 +115,24 @@ impl Enrolment {
             let found = enrolment.record.role;
             Err(EnrolmentError::OtherRole { dir: state_dir.into(), found, wanted: role })
         }
+    }
+
+    /// The machine's certificate and key, to show and to exchange later.
+    ///
+    /// # Errors
+    /// When they do not fit together.
+    pub fn certificate(
+        &self,
+        settings: TlsSettings,
+    ) -> Result<Arc<LiveCertificate>, rustls::Error> {
+        settings.certificate(self.chain.clone(), self.key()?)
+    }
+
+    /// Whether this is the same machine of the same broker, whatever its key
+    /// and certificate.
+    #[must_use]
+    pub fn is_same_machine(&self, other: &Self) -> bool {
+        self.record == other.record && self.roots.roots == other.roots.roots
     }
 
     /// A TLS client that trusts the broker's CA and shows this machine's

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::ask;
+use super::{Reach, Remote};
 use crate::broker::DATABASE_FILE;
 use crate::broker::store::{VerifyError, verify_audit};
 use crate::cli::duration::parse_ms;
@@ -58,25 +58,44 @@ pub enum Command {
 
 /// # Errors
 /// When the broker does not answer, or the database cannot be read.
-pub fn run(socket: &Path, as_json: bool, command: Command) -> anyhow::Result<ExitCode> {
+pub fn run(
+    socket: Option<&Path>,
+    remote: &Remote,
+    as_json: bool,
+    command: Command,
+) -> anyhow::Result<ExitCode> {
+    let broker = || Reach::new(socket, remote);
     match command {
-        Command::Tail { lines, follow } => tail(socket, as_json, lines, follow)?,
+        Command::Tail { lines, follow } => tail(&broker()?, as_json, lines, follow)?,
         Command::List { since, after } => {
             let since = since.map(|ms| UnixMillis(UnixMillis::now().0.saturating_sub(ms)));
-            print_all(socket, as_json, after, since)?;
+            print_all(&broker()?, as_json, after, since)?;
         }
         Command::Verify { database, head } => {
-            let database = database.unwrap_or_else(|| socket.with_file_name(DATABASE_FILE));
+            let database = match database {
+                Some(database) => database,
+                None => beside(&broker()?)?,
+            };
             return verify(&database, as_json, head);
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn tail(socket: &Path, as_json: bool, lines: u32, follow: bool) -> anyhow::Result<()> {
+/// The database of the broker that has this socket.
+fn beside(broker: &Reach) -> anyhow::Result<PathBuf> {
+    match broker {
+        Reach::Socket(socket) => Ok(socket.with_file_name(DATABASE_FILE)),
+        Reach::Https { .. } => {
+            anyhow::bail!("the chain is checked in the database itself: name its file")
+        }
+    }
+}
+
+fn tail(broker: &Reach, as_json: bool, lines: u32, follow: bool) -> anyhow::Result<()> {
     let last = Some(lines.min(PAGE));
     let records =
-        fetch(socket, &BrokerRequest::Audit { after: 0, last, since: None, limit: PAGE })?;
+        fetch(broker, &BrokerRequest::Audit { after: 0, last, since: None, limit: PAGE })?;
     print_each(&records, as_json);
     if !follow {
         return Ok(());
@@ -84,13 +103,13 @@ fn tail(socket: &Path, as_json: bool, lines: u32, follow: bool) -> anyhow::Resul
     let mut after = records.last().map_or(0, |record| record.number);
     loop {
         sleep(FOLLOW_INTERVAL);
-        after = print_all(socket, as_json, after, None)?.unwrap_or(after);
+        after = print_all(broker, as_json, after, None)?.unwrap_or(after);
     }
 }
 
 /// Returns the number of the last one, if there was one.
 fn print_all(
-    socket: &Path,
+    broker: &Reach,
     as_json: bool,
     after: u64,
     since: Option<UnixMillis>,
@@ -99,7 +118,7 @@ fn print_all(
     loop {
         let after = last.unwrap_or(after);
         let page = BrokerRequest::Audit { after, last: None, since, limit: PAGE };
-        let records = fetch(socket, &page)?;
+        let records = fetch(broker, &page)?;
         print_each(&records, as_json);
         match records.last() {
             Some(record) => last = Some(record.number),
@@ -108,8 +127,8 @@ fn print_all(
     }
 }
 
-fn fetch(socket: &Path, request: &BrokerRequest) -> anyhow::Result<Vec<Record>> {
-    match ask(socket, request)? {
+fn fetch(broker: &Reach, request: &BrokerRequest) -> anyhow::Result<Vec<Record>> {
+    match broker.ask(request)? {
         AdminResponse::Audit { records } => Ok(records),
         other => anyhow::bail!("the broker answered something else: {other:?}"),
     }

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
 
-use super::{DEFAULT_GATEWAY_SOCKET, ask};
+use super::ask;
+use super::reach::default_gateway_socket;
 use crate::demo::style::Style;
 use crate::observe::histogram_log;
 use crate::observe::histograms::{Measure, Merged, Percentiles};
@@ -37,7 +38,7 @@ const QUANTILES: [(f64, &str); 8] = [
 /// When a socket does not answer or a file is no log: percentiles of what
 /// happens to be readable would be taken for those of all.
 pub(crate) fn run(sockets: &[PathBuf], logs: &[PathBuf], json: bool) -> anyhow::Result<ExitCode> {
-    let default = [PathBuf::from(DEFAULT_GATEWAY_SOCKET)];
+    let default = [default_gateway_socket()];
     let sockets = if sockets.is_empty() && logs.is_empty() { &default } else { sockets };
     let mut merged = Merged::default();
     for socket in sockets {

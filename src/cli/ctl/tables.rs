@@ -8,24 +8,28 @@ use crate::core::health::{Fitness, HostCheck};
 use crate::core::selection::{Explain, RttSource};
 use crate::demo::style::Style;
 use crate::wire::admin::{
-    AdminResponse, AuditView, GatewayStatusView, RingView, SessionView, WorkerView,
+    AdminResponse, AuditView, ConfigView, GatewayStatusView, RingView, SessionView, WorkerView,
 };
 
 /// The answer as text, with a newline at its end.
 pub(crate) fn render(response: &AdminResponse) -> String {
     match response {
-        AdminResponse::Status(status) => pairs(&[
-            ("role", status.role.clone()),
-            ("version", status.version.clone()),
-            ("address", status.address.clone()),
-            ("public url", status.public_url.clone()),
-            ("up for", age(status.started_at)),
-            ("hosts", status.hosts_connected.to_string()),
-            ("gateways", status.gateways_connected.to_string()),
-            ("sessions", status.sessions.to_string()),
-            ("audit", trail(&status.audit)),
-            ("audit head", status.audit.head.clone()),
-        ]),
+        AdminResponse::Status(status) => {
+            let mut rows = vec![
+                ("role", status.role.clone()),
+                ("version", status.version.clone()),
+                ("address", status.address.clone()),
+                ("public url", status.public_url.clone()),
+                ("up for", age(status.started_at)),
+                ("hosts", status.hosts_connected.to_string()),
+                ("gateways", status.gateways_connected.to_string()),
+                ("sessions", status.sessions.to_string()),
+                ("audit", trail(&status.audit)),
+                ("audit head", status.audit.head.clone()),
+            ];
+            rows.extend(config(status.config.as_ref()));
+            pairs(&rows)
+        }
         AdminResponse::Hosts { hosts } => {
             let rows = hosts.iter().map(|host| {
                 let state = match (host.connected, host.draining) {
@@ -227,7 +231,7 @@ fn judged(explain: &Explain) -> String {
 
 fn gateway_status(status: &GatewayStatusView) -> String {
     let sum = |of: fn(&WorkerView) -> u64| status.workers.iter().map(of).sum::<u64>().to_string();
-    let mut text = pairs(&[
+    let mut rows = vec![
         ("gateway", status.gateway.to_string()),
         ("version", status.version.clone()),
         ("url", status.url.clone()),
@@ -248,7 +252,9 @@ fn gateway_status(status: &GatewayStatusView) -> String {
         ("arena overflows", sum(|w| w.arena_overflows)),
         ("output slots in use", sum(|w| w.slots_used)),
         ("ring", ring(&status.ring)),
-    ]);
+    ];
+    rows.extend(config(status.config.as_ref()));
+    let mut text = pairs(&rows);
     for (title, counts) in [("REFUSED", &status.refusals), ("CLOSED", &status.close_reasons)] {
         if !counts.is_empty() {
             let rows = counts.iter().map(|(name, n)| vec![name.clone(), n.to_string()]);
@@ -256,6 +262,20 @@ fn gateway_status(status: &GatewayStatusView) -> String {
         }
     }
     text
+}
+
+/// What is in force, what was refused, and what waits for a restart.
+fn config(view: Option<&ConfigView>) -> Vec<(&'static str, String)> {
+    let Some(view) = view else { return Vec::new() };
+    let mut rows = vec![("config", format!("{}, loaded {} ago", view.file, age(view.loaded_at)))];
+    if let Some(rejected) = &view.rejected {
+        rows.push(("REJECTED", format!("{} ago; what was loaded stays", age(rejected.at))));
+        rows.extend(rejected.problems.iter().map(|problem| ("", problem.clone())));
+    }
+    if !view.needs_restart.is_empty() {
+        rows.push(("needs restart", view.needs_restart.join(", ")));
+    }
+    rows
 }
 
 fn ring(ring: &RingView) -> String {
@@ -302,9 +322,15 @@ fn duration(ms: u64) -> String {
 fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs.iter().fold(String::new(), |mut text, (name, value)| {
-        let _cannot_fail = writeln!(text, "{name:width$}  {value}");
+        let _cannot_fail = writeln!(text, "{name:width$}  {}", printable(value));
         text
     })
+}
+
+/// Names come from identity providers and machines: nothing that a terminal
+/// would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -312,7 +338,8 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
         return "none\n".into();
     }
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
-    let lines: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let rows = rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect());
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns)
         .map(|column| {
@@ -333,7 +360,7 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 mod tests {
     use super::*;
     use crate::core::selection::{ExplainLine, Remark, Rtt, Verdict};
-    use crate::wire::admin::HostView;
+    use crate::wire::admin::{HostView, RejectedView};
 
     #[test]
     fn columns_are_aligned() {
@@ -412,6 +439,33 @@ mod tests {
              \n\
              gw-1: lowest group with room (0-9 ms), fewest of 2 there (7 connections)\n"
         );
+    }
+
+    #[test]
+    fn a_rejected_configuration_is_shown_with_its_problems() {
+        let at = UnixMillis::now();
+        let problems = vec!["b.toml:3: broker.listen: is missing; add it".to_owned()];
+        let view = ConfigView {
+            file: "b.toml".into(),
+            loaded_at: at,
+            rejected: Some(RejectedView { at, problems }),
+            needs_restart: vec!["broker.listen".into(), "broker.tls.chacha20".into()],
+        };
+        assert_eq!(
+            pairs(&config(Some(&view))),
+            "config         b.toml, loaded 0s ago\n\
+             REJECTED       0s ago; what was loaded stays\n               \
+             b.toml:3: broker.listen: is missing; add it\n\
+             needs restart  broker.listen, broker.tls.chacha20\n"
+        );
+        assert!(config(None).is_empty());
+    }
+
+    #[test]
+    fn a_name_cannot_command_the_terminal() {
+        let rows = vec![vec!["a\x1b[2Jb".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&["USER", "X"], rows), "USER    X\na\u{fffd}[2Jb  x\n");
+        assert_eq!(pairs(&[("user", "a\nb".to_owned())]), "user  a\u{fffd}b\n");
     }
 
     #[test]

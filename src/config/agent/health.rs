@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::config::Findings;
 use crate::core::health::SteadyRules;
 
 /// Every setting has a default.
@@ -54,22 +55,25 @@ impl HealthSettings {
         }
     }
 
-    /// The first key that cannot be used, why, and what to do.
-    pub(super) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
-        let none_is_zero = [
-            ("agent.health.interval_ms", self.interval_ms),
-            ("agent.health.check_timeout_ms", self.check_timeout_ms),
-            ("agent.health.report_interval_ms", self.report_interval_ms),
-            ("agent.health.failures_until_bad", u64::from(self.failures_until_bad)),
-            ("agent.health.successes_until_good", u64::from(self.successes_until_good)),
-        ];
-        if let Some((key, _)) = none_is_zero.into_iter().find(|(_, value)| *value == 0) {
-            return Some((key, "is 0".into(), "leave it out for the default"));
-        }
+    /// Finds every key that cannot be used, says why and what to do.
+    pub(super) fn check(&self, found: &mut Findings) {
+        found.add_zeros(
+            "agent.health",
+            [
+                ("interval_ms", self.interval_ms),
+                ("check_timeout_ms", self.check_timeout_ms),
+                ("report_interval_ms", self.report_interval_ms),
+                ("failures_until_bad", u64::from(self.failures_until_bad)),
+                ("successes_until_good", u64::from(self.successes_until_good)),
+            ],
+        );
         let load = self.load_per_core_max;
-        (!load.is_finite() || load < 0.0).then(|| {
-            let problem = format!("{load} is not a load average");
-            ("agent.health.load_per_core_max", problem, "write 4.0, or 0 for no check")
-        })
+        if !load.is_finite() || load < 0.0 {
+            found.add(
+                "agent.health.load_per_core_max",
+                format!("{load} is not a load average"),
+                "write 4.0, or 0 for no check",
+            );
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 
+use crate::config::Findings;
 use crate::core::ids::PoolId;
 use crate::core::placement::{AssignmentRule, FillOrder, PoolKind, PoolRules};
 
@@ -104,72 +105,75 @@ impl Pool {
         self.start_command.iter().map(replace).collect()
     }
 
-    /// The first key that cannot be used, why, and what to do.
-    pub(super) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
-        let name = &self.name;
+    /// Finds every key that cannot be used, says why and what to do. `table`
+    /// is the pool's, such as `broker.pools[0]`.
+    pub(super) fn check(&self, table: &str, found: &mut Findings) {
         if self.sessions_per_host_max == 0 {
-            return Some((
-                "broker.pools.sessions_per_host_max",
-                format!("is 0 for pool {name}"),
+            found.add(
+                format!("{table}.sessions_per_host_max"),
+                "is 0",
                 "allow at least one session, or drain the hosts",
-            ));
+            );
         }
         match (self.kind, self.placement, self.assignment) {
-            (Kind::Personal, _, None) => Some((
-                "broker.pools.assignment",
-                format!("is missing for the personal pool {name}"),
-                "write \"automatic\" (a user gets a free host at their first connect) or \
+            // What it should be is not known.
+            _ if !found.is_sound(&format!("{table}.kind")) => {}
+            (Kind::Personal, _, None) => found.add(
+                format!("{table}.assignment"),
+                "is missing",
+                "a personal pool needs it: write \"automatic\" (a user gets a free host at their first connect) or \
                  \"direct\" (ringway ctl assign)",
-            )),
-            (Kind::Personal, Some(_), _) => Some((
-                "broker.pools.placement",
-                format!("is set for the personal pool {name}"),
+            ),
+            (Kind::Personal, Some(_), _) => found.add(
+                format!("{table}.placement"),
+                "is set for a personal pool",
                 "leave it out: each user has a host of their own",
-            )),
-            (Kind::Pooled, _, Some(_)) => Some((
-                "broker.pools.assignment",
-                format!("is set for pool {name}, whose hosts are anybody's"),
+            ),
+            (Kind::Pooled, _, Some(_)) => found.add(
+                format!("{table}.assignment"),
+                "is set for a pool whose hosts are anybody's",
                 "leave it out, or set kind = \"personal\"",
-            )),
-            _ => self.start_problem(),
+            ),
+            (Kind::Pooled, _, None) | (Kind::Personal, None, Some(_)) => {}
         }
+        self.check_start(table, found);
     }
 
-    fn start_problem(&self) -> Option<(&'static str, String, &'static str)> {
-        let name = &self.name;
-        if [self.start_timeout_ms, self.start_patience_ms, self.start_retry_ms].contains(&0) {
-            return Some((
-                "broker.pools.start_timeout_ms",
-                format!("or another of start_*_ms is 0 for pool {name}"),
-                "leave it out for the default",
-            ));
-        }
+    fn check_start(&self, table: &str, found: &mut Findings) {
+        found.add_zeros(
+            table,
+            [
+                ("start_timeout_ms", self.start_timeout_ms),
+                ("start_patience_ms", self.start_patience_ms),
+                ("start_retry_ms", self.start_retry_ms),
+            ],
+        );
         if self.start_patience_ms < self.start_timeout_ms {
-            return Some((
-                "broker.pools.start_patience_ms",
-                format!("is below start_timeout_ms for pool {name}"),
+            found.add(
+                format!("{table}.start_patience_ms"),
+                format!("is below start_timeout_ms ({})", self.start_timeout_ms),
                 "make it the larger of the two: a host connects after its command",
-            ));
+            );
         }
-        let program = self.start_command.first()?;
+        let Some(program) = self.start_command.first() else { return };
         if !program.starts_with('/') {
-            return Some((
-                "broker.pools.start_command",
+            found.add(
+                format!("{table}.start_command"),
                 format!("{program:?} is not the full path of a program"),
                 "write the program and its arguments as a list, the program with its full path; \
                  no shell reads it",
-            ));
+            );
         }
-        let unknown = |argument: &&String| {
-            let known = PLACEHOLDERS.iter().fold((*argument).clone(), |a, p| a.replace(p, ""));
-            known.contains(['{', '}'])
-        };
-        let argument = self.start_command.iter().find(unknown)?;
-        Some((
-            "broker.pools.start_command",
-            format!("{argument:?} has braces around something else"),
-            "only {pool}, {host} and {user} are replaced",
-        ))
+        for (i, argument) in self.start_command.iter().enumerate() {
+            let known = PLACEHOLDERS.iter().fold(argument.clone(), |a, p| a.replace(p, ""));
+            if known.contains(['{', '}']) {
+                found.add(
+                    format!("{table}.start_command[{i}]"),
+                    format!("{argument:?} has braces around something else"),
+                    "only {pool}, {host} and {user} are replaced",
+                );
+            }
+        }
     }
 }
 
@@ -205,7 +209,7 @@ mod tests {
     #[test]
     fn a_name_is_a_pooled_pool_that_is_filled_breadth_first() {
         let office = pool("");
-        assert_eq!(office.problem(), None);
+        assert!(Findings::of(|found| office.check("broker.pools[0]", found)).is_empty());
         let rules = office.rules();
         assert_eq!(rules.kind, PoolKind::Pooled(FillOrder::BreadthFirst));
         assert_eq!((rules.sessions_per_host_max, rules.start_patience_ms), (10, None));
@@ -221,12 +225,12 @@ mod tests {
             ("kind = 'personal'\nassignment = 'direct'\nplacement = 'depth_first'", "placement"),
             ("assignment = 'automatic'", "assignment"),
             ("start_command = ['start-host']", "start_command"),
-            ("start_command = ['/bin/start', '{vm}']", "start_command"),
-            ("start_retry_ms = 0", "start_timeout_ms"),
+            ("start_command = ['/bin/start', '{vm}']", "start_command[1]"),
+            ("start_retry_ms = 0", "start_retry_ms"),
             ("start_patience_ms = 10", "start_patience_ms"),
         ] {
-            let (found, problem, _) = pool(text).problem().unwrap();
-            assert_eq!(found, format!("broker.pools.{key}"), "{text}: {problem}");
+            let found = Findings::of(|found| pool(text).check("broker.pools[0]", found));
+            assert!(found.has(&format!("broker.pools[0].{key}")), "{text}: {found:?}");
         }
         for wrong in ["kind = 'private'", "assignment = 'manual'", "start_command = 'sh -c x'"] {
             assert!(toml::from_str::<Pool>(&format!("name = 'p'\n{wrong}")).is_err(), "{wrong}");

@@ -104,16 +104,16 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
     let (probed, mut probe_results) = mpsc::channel(PROBE_RESULTS_MAX);
     let mut probes = probes::Probes::new(
         parts.prober,
-        Duration::from_millis(shared.config.threads.probe_interval_ms),
+        Duration::from_millis(shared.config().threads.probe_interval_ms),
         probed,
     );
 
-    let dump_interval = shared.config.histograms.interval();
+    let dump_interval = shared.config().histograms.interval();
     let workers = shared.workers.len();
     let histograms = Histograms::new(workers, parts.meters.ask, dump_interval, parts.dumps);
     let mut control = Control {
         shared: Arc::clone(&shared),
-        table: GatewayTable::new(shared.id.clone(), TableRules::from(&shared.config.limits)),
+        table: GatewayTable::new(shared.id.clone(), TableRules::from(&shared.config().limits)),
         broker,
         broker_checks_tokens: false,
         pending: Pending::default(),
@@ -191,6 +191,12 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
 impl Control {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// All gateways in order, by the rules in force.
+    fn judged(&mut self, client: ClientView<'_>, session: SessionId) -> Explain {
+        self.table.set_rules(TableRules::from(&self.shared.config().limits));
+        self.table.explain(&self.table.select(client, session, self.now_ms()))
     }
 
     fn on_request(&mut self, request: Request) {
@@ -286,8 +292,7 @@ impl Control {
             Question::Judged(answer) => {
                 // Any session will do: the id only breaks ties.
                 let session = SessionId([0; 16]);
-                let selection = self.table.select(ClientView::default(), session, self.now_ms());
-                let _ = answer.send(self.table.explain(&selection));
+                let _ = answer.send(self.judged(ClientView::default(), session));
             }
             Question::CloseReasons(answer) => {
                 let _ = answer.send(self.closed_by_reason.clone());

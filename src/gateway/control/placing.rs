@@ -127,7 +127,7 @@ impl Control {
             samples: &question.samples,
             unreachable: &question.unreachable,
         };
-        let explain = self.table.explain(&self.table.select(client, session, self.now_ms()));
+        let explain = self.judged(client, session);
         let Some(chosen) = explain.chosen() else {
             return Err(Box::new((answer, Code::NoGateway.into())));
         };
@@ -183,7 +183,7 @@ impl Control {
     }
 
     pub(super) fn broker_timeout(&self) -> Duration {
-        Duration::from_millis(self.shared.config.limits.broker_timeout_ms)
+        Duration::from_millis(self.shared.config().limits.broker_timeout_ms)
     }
 }
 

@@ -110,6 +110,12 @@ impl GatewayTable {
         }
     }
 
+    /// Other rules from now on. What probes come to is judged by them at the
+    /// next probe, or with the next table.
+    pub const fn set_rules(&mut self, rules: TableRules) {
+        self.rules = rules;
+    }
+
     pub fn replace(&mut self, entries: Vec<GatewayEntry>) {
         let names: HashSet<&GatewayId> = entries.iter().map(|entry| &entry.gateway).collect();
         self.probes.retain(|gateway, _| names.contains(gateway));

@@ -126,7 +126,7 @@ impl Presence {
         let now = shared.counters.connections_now.fetch_add(1, Relaxed);
         // Made before the check, so that its drop undoes the counts.
         let presence = Self { shared: Arc::clone(shared), address };
-        (now < u64::from(shared.config.limits.lobby_connections_max)).then_some(presence)
+        (now < u64::from(shared.config().limits.lobby_connections_max)).then_some(presence)
     }
 }
 

@@ -72,7 +72,7 @@ impl Connection {
 
     /// The TLS handshake, or its deadline.
     pub async fn handshake(&mut self) -> Result<(), ConnectionError> {
-        let limit = Duration::from_millis(self.shared.config.limits.handshake_timeout_ms);
+        let limit = Duration::from_millis(self.shared.config().limits.handshake_timeout_ms);
         let deadline = Instant::now() + limit;
         while !self.tls.is_established() {
             let outcome = timeout_at(deadline, self.fill()).await;
@@ -144,7 +144,7 @@ impl Connection {
 
     /// Sends what the record layer wants sent.
     async fn flush(&mut self) -> Result<(), ConnectionError> {
-        let limit = Duration::from_millis(self.shared.config.limits.write_timeout_ms);
+        let limit = Duration::from_millis(self.shared.config().limits.write_timeout_ms);
         let outgoing = self.tls.take_outgoing();
         let write_all = async {
             let mut rest = outgoing.as_slice();

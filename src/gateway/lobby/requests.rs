@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::accept::Presence;
 use super::connection::{Connection, ConnectionError};
 use super::waiting;
+use crate::config::gateway::GatewayLimits;
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
 use crate::core::tickets::Role;
@@ -26,8 +27,9 @@ const TICKET_HEADER: &str = "ringway-ticket";
 /// Serves one connection until it leaves, is refused, or becomes a leg.
 pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
     let shared = Arc::clone(&connection.shared);
-    let limits = &shared.config.limits;
-    let over_at = Instant::now() + Duration::from_millis(limits.lobby_lifetime_ms);
+    let GatewayLimits { lobby_lifetime_ms, requests_per_connection_max, .. } =
+        shared.config().limits;
+    let over_at = Instant::now() + Duration::from_millis(lobby_lifetime_ms);
     if let Err(error) = connection.handshake().await {
         shared.counters.handshakes_failed.fetch_add(1, Relaxed);
         tracing::debug!(peer = %connection.peer, %error, "A TLS handshake failed");
@@ -35,7 +37,7 @@ pub async fn serve(mut connection: Connection, presence: Rc<Presence>) {
     }
     shared.counters.handshakes.fetch_add(1, Relaxed);
 
-    for _ in 0..limits.requests_per_connection_max {
+    for _ in 0..requests_per_connection_max {
         let head = match read_head(&mut connection, over_at).await {
             Ok(head) => head,
             Err(NoHead::Left) => return,
@@ -89,7 +91,7 @@ enum NoHead {
 /// A request that has begun to be answered is answered; the end of the
 /// connection's lifetime shows before the next one.
 async fn read_head(connection: &mut Connection, over_at: Instant) -> Result<RequestHead, NoHead> {
-    let limits = connection.shared.config.limits;
+    let limits = connection.shared.config().limits;
     let deadline = Instant::now() + Duration::from_millis(limits.request_timeout_ms);
     loop {
         if Instant::now() >= over_at {
@@ -120,7 +122,7 @@ async fn read_head(connection: &mut Connection, over_at: Instant) -> Result<Requ
 }
 
 async fn read_body(connection: &mut Connection, head: &RequestHead) -> Result<Vec<u8>, Code> {
-    let limits = connection.shared.config.limits;
+    let limits = connection.shared.config().limits;
     if head.content_length > limits.body_bytes_max {
         return Err(Code::RequestTooLarge);
     }
@@ -217,7 +219,7 @@ async fn broker_says<T>(
     shared: &Shared,
     answered: oneshot::Receiver<Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
-    let limit = Duration::from_millis(shared.config.limits.broker_timeout_ms);
+    let limit = Duration::from_millis(shared.config().limits.broker_timeout_ms);
     match timeout(limit, answered).await {
         Ok(Ok(said)) => said,
         Ok(Err(_)) | Err(_) => Err(Code::BrokerUnreachable.into()),

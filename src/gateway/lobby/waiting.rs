@@ -35,7 +35,7 @@ pub async fn wait_for_host(mut connection: Connection, claims: Claims, begun: In
     connection.meter.record(|set| &mut set.admit_us, begun);
     shared.teller.tell(8, Some(session), "ticket verified, broker asked");
 
-    let limit = Duration::from_millis(shared.config.limits.pair_timeout_ms);
+    let limit = Duration::from_millis(shared.config().limits.pair_timeout_ms);
     let deadline = Instant::now() + limit;
     let time_is_up = sleep_until(deadline);
     tokio::pin!(time_is_up);

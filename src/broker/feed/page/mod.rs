@@ -62,9 +62,10 @@ fn refuse(shared: &Shared, refusal: Refusal) -> Response {
 }
 
 fn door(shared: &Shared) -> Door {
-    let identity = &shared.config.identity;
-    let first = shared.config.default_workspace();
-    let all = shared.config.all_workspaces().into_iter();
+    let config = shared.config();
+    let identity = &config.identity;
+    let first = config.default_workspace();
+    let all = config.all_workspaces().into_iter();
     let title = all.filter(|w| w.name == *first).map(|w| w.title().to_owned()).next();
     Door {
         workspace: title.unwrap_or_else(|| first.to_string()),
@@ -74,8 +75,8 @@ fn door(shared: &Shared) -> Door {
 }
 
 async fn tiles(shared: &Shared, user: User) -> String {
-    let given = given_to(shared, &user).await;
-    let config = &shared.config;
+    let config = shared.config();
+    let given = given_to(shared, &config, &user).await;
     let sections = config.all_workspaces().into_iter().map(|workspace| Section {
         title: workspace.title().to_owned(),
         feed_url: format!("{}{}", config.public_url, workspace_path(&workspace.name)),
@@ -128,7 +129,7 @@ async fn with_token(
 
 /// Gives the cookie and shows the tiles.
 fn let_in(shared: &Shared, user: User) -> Response {
-    let lifetime_ms = shared.config.limits.feed_cookie_lifetime_ms;
+    let lifetime_ms = shared.config().limits.feed_cookie_lifetime_ms;
     let cookie = access::feed_cookie(shared, user)
         .and_then(|cookie| Ok(access::set_cookie(access::COOKIE, cookie.expose(), lifetime_ms)?));
     match cookie {

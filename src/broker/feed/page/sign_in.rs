@@ -61,7 +61,7 @@ async fn prepare(shared: &Shared) -> Result<Response, Refusal> {
     let mut url = Url::parse(&endpoints.authorization)
         .map_err(|error| Refusal::with_detail(Code::IdentityUnavailable, error))?;
     // No refresh token: the page keeps none.
-    let mut scopes = shared.config.identity.scopes();
+    let mut scopes = shared.config().identity.scopes();
     scopes.retain(|scope| scope != "offline_access");
     url.query_pairs_mut().extend_pairs([
         ("response_type", "code"),
@@ -82,7 +82,7 @@ async fn prepare(shared: &Shared) -> Result<Response, Refusal> {
 }
 
 fn redirect_uri(shared: &Shared) -> String {
-    format!("{}{CALLBACK_PATH}", shared.config.public_url)
+    format!("{}{CALLBACK_PATH}", shared.config().public_url)
 }
 
 /// RFC 6749 4.1.2, RFC 9207.
