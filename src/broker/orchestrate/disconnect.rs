@@ -182,11 +182,11 @@ impl Core {
         self.tell_revoked(gateway, &missed);
     }
 
-    /// What a machine says it carries, without what was ended.
-    pub(super) fn without_revoked(&self, live: &[SessionId]) -> Vec<SessionId> {
+    /// What a machine says it carries: what it may, and what was ended.
+    pub(super) fn part_revoked(&self, live: &[SessionId]) -> (Vec<SessionId>, Vec<SessionId>) {
         let now = UnixMillis::now();
         let is_revoked = |session: &SessionId| self.revocations.sessions.contains(*session, now);
-        live.iter().copied().filter(|session| !is_revoked(session)).collect()
+        live.iter().partition(|session| !is_revoked(session))
     }
 
     /// Sessions of an earlier run of the broker get their users and hosts back.

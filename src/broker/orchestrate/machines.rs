@@ -23,7 +23,7 @@ impl Core {
         hello: HostHello,
     ) {
         let HostHello { capacity, live, labels, checks } = hello;
-        let kept = self.without_revoked(&live);
+        let (kept, revoked) = self.part_revoked(&live);
         let freed = self.table.host_connected(&host, pool, capacity, &kept, self.now_ms);
         self.identify(&kept);
         self.table.set_labels(&host, labels);
@@ -36,8 +36,8 @@ impl Core {
         if let Some(older) = self.agents.insert(host.clone(), agent) {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
-        for session in live.iter().filter(|session| !kept.contains(session)) {
-            self.cancel_at_agent(&host, *session, Code::SessionRevoked);
+        for session in revoked {
+            self.cancel_at_agent(&host, session, Code::SessionRevoked);
         }
         tracing::info!(%host, %pool, live = kept.len(), draining, "A session host is here");
         self.host_checked(&host, checks);
@@ -86,11 +86,11 @@ impl Core {
             older.outbox.close(Refusal::new(Code::ChannelReplaced));
         }
         self.send_revoked(&gateway, live);
-        let live = &self.without_revoked(live);
+        let (kept, _) = self.part_revoked(live);
         // Requests of the older channel have nobody left who waits for them.
         self.orders.retain(|_, order| order.gateway != gateway);
-        let freed = self.table.gateway_connected(&gateway, live, self.now_ms);
-        self.identify(live);
+        let freed = self.table.gateway_connected(&gateway, &kept, self.now_ms);
+        self.identify(&kept);
         self.settle(freed);
         self.broadcast_gateways_soon();
     }
