@@ -162,12 +162,10 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
     let fetched = https.get_if_changed(Purpose::FEED, &url("/api/feed"), bearer, known).await?;
     let Fetched::Body { bytes, tag } = fetched else {
         // Whoever has signed in anew has the files already.
-        let gateways = before.iter().flatten().filter_map(|intact| gateway_of(&intact.bytes));
-        settings
-            .token
-            .learn_gateways(gateways.collect::<BTreeSet<_>>().into_iter().collect())
-            .await?;
-        let signers = before.into_iter().flatten().map(|intact| intact.signer);
+        let checked = || before.iter().flatten().map(|intact| &intact.checked);
+        let gateways: BTreeSet<_> = checked().filter_map(|file| file.gateway.clone()).collect();
+        settings.token.learn_gateways(gateways.into_iter().collect()).await?;
+        let signers = checked().map(|file| file.signer.clone());
         let files = record.files.iter().zip(signers);
         let files = files.map(|(entry, signer)| entry.stored(&settings.out, signer, false));
         teller.tell(5, None, "nothing has changed");
@@ -195,16 +193,16 @@ pub async fn fetch(settings: &SubscribeSettings) -> Result<Subscription, Subscri
         let was = place.and_then(|place| before.get(place)).and_then(Option::as_ref);
         let same =
             old.is_some_and(|old| old.revision.is_some() && old.revision == resource.revision);
-        let (bytes, signer) = match was.filter(|_| same) {
-            Some(intact) => (intact.bytes.clone(), intact.signer.clone()),
+        let Whole { bytes, checked } = match was.filter(|_| same) {
+            Some(intact) => intact.clone(),
             None => get(settings, &https, bearer, &resource).await?,
         };
-        gateways.extend(gateway_of(&bytes));
+        gateways.extend(checked.gateway);
         let sha256 = record::sha256(&bytes);
         let name = free_name(settings, &record, &resource, &bytes, &mut names)?;
         let there = was.is_some() && old.is_some_and(|o| o.name == name && o.sha256 == sha256);
         let bytes = (!there).then_some(bytes);
-        planned.push(Planned { resource, name, bytes, sha256, signer });
+        planned.push(Planned { resource, name, bytes, sha256, signer: checked.signer });
     }
     tracing::info!(step = 5, user = %feed.user, resources = planned.len(), "Got the feed");
     teller.tell(5, None, format!("{} signed configurations", planned.len()));
@@ -300,19 +298,29 @@ impl Entry {
     }
 }
 
-/// A file that is as we wrote it, and trusted as if it had come just now.
-struct Intact {
+/// A file that was looked at and found right.
+#[derive(Clone)]
+struct Whole {
     bytes: Vec<u8>,
-    signer: Option<String>,
+    checked: Checked,
 }
 
-fn intact(settings: &SubscribeSettings, entry: &Entry) -> Option<Intact> {
+#[derive(Clone)]
+struct Checked {
+    /// Unless signatures are not looked at.
+    signer: Option<String>,
+    /// The gateway that it names: a stored sign-in may be used there.
+    gateway: Option<String>,
+}
+
+/// A file that is as we wrote it, and trusted as if it had come just now.
+fn intact(settings: &SubscribeSettings, entry: &Entry) -> Option<Whole> {
     let bytes = read_bounded(&settings.out.join(&entry.name)).ok()?;
     if record::sha256(&bytes) != entry.sha256 {
         return None;
     }
-    let signer = check(&entry.id, &bytes, &settings.signers).ok()?;
-    Some(Intact { bytes, signer })
+    let checked = check(&entry.id, &bytes, &settings.signers).ok()?;
+    Some(Whole { bytes, checked })
 }
 
 async fn get(
@@ -320,35 +328,30 @@ async fn get(
     https: &HttpsClient,
     bearer: Option<&str>,
     resource: &FeedResource,
-) -> Result<(Vec<u8>, Option<String>), SubscribeError> {
+) -> Result<Whole, SubscribeError> {
     let path = &resource.rdp_path;
     if !path.starts_with('/') || path.starts_with("//") {
         return Err(SubscribeError::Path(path.clone()));
     }
     let url = settings.broker.url(path);
     let bytes = https.get(Purpose::FEED, &url, bearer).await?;
-    let signer = check(&resource.id, &bytes, &settings.signers)?;
-    Ok((bytes.to_vec(), signer))
-}
-
-/// The gateway that a file names: a stored sign-in may be used there.
-fn gateway_of(bytes: &[u8]) -> Option<String> {
-    let file = RdpFile::parse(bytes).ok()?;
-    Some(session::entry(&file).ok()?.authority())
+    let checked = check(&resource.id, &bytes, &settings.signers)?;
+    Ok(Whole { bytes: bytes.to_vec(), checked })
 }
 
 fn check(
     id: &ResourceId,
     bytes: &[u8],
     signers: &[CertificateDer<'_>],
-) -> Result<Option<String>, SubscribeError> {
+) -> Result<Checked, SubscribeError> {
     let id = || id.clone();
     let file = RdpFile::parse(bytes).map_err(|error| SubscribeError::File { id: id(), error })?;
+    let gateway = session::entry(&file).ok().map(|gateway| gateway.authority());
     if signers.is_empty() {
-        return Ok(None);
+        return Ok(Checked { signer: None, gateway });
     }
     rdp_signature::verify(&file, signers, UnixMillis::now())
-        .map(|verified| Some(verified.signer_subject))
+        .map(|verified| Checked { signer: Some(verified.signer_subject), gateway })
         .map_err(|error| SubscribeError::Signature { id: id(), error })
 }
 
