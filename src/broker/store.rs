@@ -318,14 +318,7 @@ impl Store {
         now: UnixMillis,
     ) -> Result<(), StoreError> {
         self.call(move |db| {
-            if drained {
-                db.execute(
-                    "INSERT OR IGNORE INTO drains (host, since) VALUES (?1, ?2)",
-                    params![host.as_str(), to_sql(now)],
-                )?;
-            } else {
-                db.execute("DELETE FROM drains WHERE host = ?1", [host.as_str()])?;
-            }
+            DRAINS.set(db, host.as_str(), drained, now)?;
             let action = if drained { Action::Drained } else { Action::Undrained };
             audit::append(db, [Entry::new(now, action, &host, &json!({}))])?;
             Ok(())
@@ -338,12 +331,42 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn drained(&self) -> Result<Vec<HostId>, StoreError> {
-        self.call(|db| {
-            let mut query = db.prepare("SELECT host FROM drains ORDER BY host")?;
-            let names = query.query_map([], |row| row.get::<_, String>(0))?;
-            names.map(|name| parse(name?)).collect()
-        })
-        .await
+        self.call(|db| DRAINS.read(db)).await
+    }
+}
+
+const DRAINS: Names = Names { table: "drains", column: "host" };
+
+/// A table of names, each with the time since when it is there.
+struct Names {
+    table: &'static str,
+    column: &'static str,
+}
+
+impl Names {
+    /// Puts a name in, or takes it out. One that is in stays as it is.
+    fn set(
+        &self,
+        db: &Transaction<'_>,
+        name: &str,
+        listed: bool,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let Self { table, column } = self;
+        if listed {
+            let insert = format!("INSERT OR IGNORE INTO {table} ({column}, since) VALUES (?1, ?2)");
+            db.execute(&insert, params![name, to_sql(now)])?;
+        } else {
+            db.execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [name])?;
+        }
+        Ok(())
+    }
+
+    fn read<T: TryFrom<String>>(&self, db: &Transaction<'_>) -> Result<Vec<T>, StoreError> {
+        let Self { table, column } = self;
+        let mut query = db.prepare(&format!("SELECT {column} FROM {table} ORDER BY {column}"))?;
+        let names = query.query_map([], |row| row.get::<_, String>(0))?;
+        names.map(|name| parse(name?)).collect()
     }
 }
 

@@ -3,11 +3,13 @@
 use rusqlite::params;
 use serde_json::json;
 
-use super::{Store, StoreError, audit, parse, to_sql};
+use super::{Names, Store, StoreError, audit, parse, to_sql};
 use crate::core::audit::{Action, Entry};
 use crate::core::clock::UnixMillis;
 use crate::core::ids::{HostId, Label};
 use crate::core::placement::AssignmentKey;
+
+const DRAINED_LABELS: Names = Names { table: "drained_labels", column: "label" };
 
 impl Store {
     /// Makes this host the user's, or takes it away from them.
@@ -69,14 +71,7 @@ impl Store {
         now: UnixMillis,
     ) -> Result<(), StoreError> {
         self.call(move |db| {
-            if drained {
-                db.execute(
-                    "INSERT OR IGNORE INTO drained_labels (label, since) VALUES (?1, ?2)",
-                    params![label.as_str(), to_sql(now)],
-                )?;
-            } else {
-                db.execute("DELETE FROM drained_labels WHERE label = ?1", [label.as_str()])?;
-            }
+            DRAINED_LABELS.set(db, label.as_str(), drained, now)?;
             let action = if drained { Action::LabelDrained } else { Action::LabelUndrained };
             audit::append(db, [Entry::new(now, action, &label, &json!({}))])?;
             Ok(())
@@ -89,12 +84,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn drained_labels(&self) -> Result<Vec<Label>, StoreError> {
-        self.call(|db| {
-            let mut query = db.prepare("SELECT label FROM drained_labels ORDER BY label")?;
-            let names = query.query_map([], |row| row.get::<_, String>(0))?;
-            names.map(|name| parse(name?)).collect()
-        })
-        .await
+        self.call(|db| DRAINED_LABELS.read(db)).await
     }
 }
 
