@@ -12,14 +12,13 @@ use ringway::tls::settings::TlsSettings;
 use ringway::wire::arm::ConnectionResponse;
 use ringway::wire::enroll::MachineRole;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::io::copy;
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::support::ports::ReservedPort;
 use crate::support::process::Process;
 use crate::support::programs::ringway;
 use crate::support::stage::{Stage, USERS, settings, token, wish};
+use crate::support::targets::echo_server;
 
 const HOSTS: usize = 10;
 const PLACES: u32 = 10;
@@ -41,20 +40,6 @@ fn allow_many_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
-}
-
-async fn echo_server() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = stream.split();
-                copy(&mut reader, &mut writer).await
-            });
-        }
-    });
-    address
 }
 
 #[tokio::test]

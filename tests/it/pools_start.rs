@@ -14,10 +14,11 @@ use ringway::wire::admin::{AdminResponse, BrokerRequest};
 use ringway::wire::enroll::MachineRole;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::programs::ringway;
 use crate::support::stage::{Stage, settings};
+use crate::support::targets::echo_server;
 use crate::support::wait::{until, within};
 
 /// The hook lies beside the broker's state.
@@ -65,28 +66,13 @@ impl Drop for Hook {
     }
 }
 
-/// An RDP server that echoes.
-async fn rdp_server() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = stream.split();
-                tokio::io::copy(&mut reader, &mut writer).await
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test]
 async fn step09_a_machine_that_is_off_is_started_and_the_client_gets_in_at_its_retry() {
     let settings = WorldSettings { gateways: 1, adjust_broker: with_hook, ..settings() };
     let stage = Stage::start_with(settings).await;
     let state_dir = stage.world.enrol("host-1", MachineRole::Agent).await.unwrap();
     let config = stage.world.directory().join("agent.toml");
-    let target = rdp_server().await;
+    let target = echo_server().await;
     let text = format!("[agent]\nstate_dir = {state_dir:?}\ntarget = \"{target}\"\n");
     std::fs::write(&config, text).unwrap();
     let program = ringway().get_program().to_owned();

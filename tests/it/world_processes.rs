@@ -10,14 +10,13 @@ use ringway::core::codes::{Code, Refusal};
 use ringway::demo::world::{DESKTOP, HOST, WorldSettings};
 use ringway::wire::arm::ConnectionResponse;
 use ringway::wire::enroll::MachineRole;
-use tokio::net::TcpListener;
 
 use crate::support::legs::End;
 use crate::support::ports::ReservedPort;
 use crate::support::process::Process;
 use crate::support::programs::ringway;
 use crate::support::stage::{Seated, Stage, settings, token, wish};
-use crate::support::targets::Echo;
+use crate::support::targets::{Echo, echo_server};
 use crate::support::wait::{PATIENCE, until, within};
 
 /// A world whose only gateway is another process.
@@ -164,16 +163,7 @@ async fn step11_the_death_of_a_gateway_frees_its_places() {
 #[tokio::test]
 async fn step09_nothing_listens_on_a_session_host() {
     let stage = Stage::start_with(WorldSettings { gateways: 1, ..settings() }).await;
-    let rdp_server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = rdp_server.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = rdp_server.accept().await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = stream.split();
-                tokio::io::copy(&mut reader, &mut writer).await
-            });
-        }
-    });
+    let target = echo_server().await;
     let state_dir = stage.world.enrol("host-1", MachineRole::Agent).await.unwrap();
     let config = format!(
         "[agent]\nstate_dir = {state_dir:?}\ntarget = \"{target}\"\n\

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringway::agent::{Connecting, Target, TargetStream};
 use ringway::demo::rdp_host::DemoHost;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use tokio::net::TcpListener;
 
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -35,6 +37,21 @@ impl Target for Echo {
     fn connect(&self) -> Connecting<'_> {
         Box::pin(async { Serving(echo).connect().await })
     }
+}
+
+/// The same over TCP, where a real agent finds its RDP server.
+pub async fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                tokio::io::copy(&mut reader, &mut writer).await
+            });
+        }
+    });
+    address
 }
 
 async fn echo(stream: DuplexStream) {
