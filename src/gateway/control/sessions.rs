@@ -13,7 +13,8 @@ use crate::wire::channel::{GatewayToBroker, LIVE_PER_MESSAGE_MAX, VERSION};
 /// counts what is relayed right now, whatever it knew before.
 pub(super) fn hello(shared: &Shared) -> Vec<GatewayToBroker> {
     let live: Vec<SessionId> = lock(&shared.live).keys().copied().collect();
-    hello_with(&shared.config().url, shared.config().limits.sessions_max, &live)
+    let config = shared.config();
+    hello_with(&config.url, config.limits.sessions_max, &live)
 }
 
 /// No message may be longer than the broker takes, or a gateway with that many
