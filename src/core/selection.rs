@@ -138,39 +138,79 @@ impl Candidate {
     }
 
     fn class(&self) -> Class {
-        if self.draining {
-            Class::Draining
-        } else if self.total() >= self.capacity {
-            Class::Full
-        } else {
-            match self.way {
-                Way::Measured(_) => Class::Measured,
-                Way::Stale(_) | Way::Unmeasured => Class::Unknown,
-                Way::Unreachable(_) => Class::Unreachable,
-            }
+        match self.way {
+            _ if self.draining => Class::Draining,
+            _ if self.total() >= self.capacity => Class::Full,
+            Way::Measured(_) => Class::Measured,
+            Way::Stale(_) | Way::Unmeasured => Class::Unknown,
+            Way::Unreachable(_) => Class::Unreachable,
         }
     }
 
-    /// Class, group, connections, in this order, in one number: 3, 29 and 32
-    /// bits. A group beyond that is more than an hour away.
-    fn rank(&self) -> u64 {
-        const GROUP_MAX: u64 = (1 << 29) - 1;
-        let group = self.way.group().unwrap_or(GROUP_MAX).min(GROUP_MAX);
-        (self.class() as u64) << 61 | group << 32 | u64::from(self.total())
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        let unreachable = matches!(self.way, Way::Unreachable(_));
+        Standing::new(self.total(), self.capacity, self.draining, unreachable)
+            .rank(self.way.group())
+    }
+}
+
+/// Class, group, connections, in this order, in one number: 3, 29 and 32 bits.
+/// The lowest is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank(u64);
+
+/// What a rank is made of besides the way. It changes seldom; ten thousand
+/// ranks are made of it for one session.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    in_a_group: u64,
+    without_group: u64,
+}
+
+impl Standing {
+    /// A group beyond that is more than an hour away.
+    const GROUP_MAX: u64 = (1 << 29) - 1;
+
+    /// `total` are connections and placements in flight together.
+    #[must_use]
+    pub const fn new(total: u32, capacity: u32, draining: bool, unreachable: bool) -> Self {
+        let (measured, unknown) = if draining {
+            (Class::Draining, Class::Draining)
+        } else if total >= capacity {
+            (Class::Full, Class::Full)
+        } else if unreachable {
+            (Class::Measured, Class::Unreachable)
+        } else {
+            (Class::Measured, Class::Unknown)
+        };
+        Self {
+            in_a_group: (measured as u64) << 61 | total as u64,
+            without_group: (unknown as u64) << 61 | Self::GROUP_MAX << 32 | total as u64,
+        }
+    }
+
+    /// `group` of a round trip that counts: [`Way::group`].
+    #[must_use]
+    pub fn rank(&self, group: Option<u64>) -> Rank {
+        Rank(match group {
+            Some(group) => self.in_a_group | group.min(Self::GROUP_MAX) << 32,
+            None => self.without_group,
+        })
     }
 }
 
 /// A candidate with its place in the order.
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
-    rank: u64,
+    rank: Rank,
     tie: u64,
     index: usize,
     candidate: Candidate,
 }
 
 impl Ranked {
-    const fn key(&self) -> (u64, u64, usize) {
+    const fn key(&self) -> (Rank, u64, usize) {
         (self.rank, self.tie, self.index)
     }
 
@@ -226,17 +266,35 @@ pub fn select(
     session: SessionId,
     home: Option<usize>,
 ) -> Selection {
+    let candidates: Vec<Candidate> = candidates.into_iter().collect();
+    let ranks = candidates.iter().map(|candidate| (candidate.rank(), candidate.mark));
+    select_ranked(ranks, |index| candidates.get(index).copied(), session, home)
+}
+
+/// Chooses among many: rank and [`mark`] of each are looked at, `candidate`
+/// is asked for those that may be among the best.
+#[must_use]
+pub fn select_ranked(
+    ranks: impl IntoIterator<Item = (Rank, u64)>,
+    candidate: impl Fn(usize) -> Option<Candidate>,
+    session: SessionId,
+    home: Option<usize>,
+) -> Selection {
     let mut best: BinaryHeap<Ranked> = BinaryHeap::with_capacity(RANKED_MAX);
     let (mut at_home, mut count) = (None, 0);
-    // Rank of the last one kept, once as many are kept as may be.
-    let mut limit = u64::MAX;
-    for (index, candidate) in candidates.into_iter().enumerate() {
+    let spread = session.spread();
+    // The last one kept, once as many are kept as may be.
+    let mut limit = (Rank(u64::MAX), u64::MAX);
+    for (index, (rank, mark)) in ranks.into_iter().enumerate() {
         count = index + 1;
-        let rank = candidate.rank();
-        if rank > limit && home != Some(index) {
+        if rank > limit.0 && home != Some(index) {
             continue;
         }
-        let tie = mix(session.spread() ^ candidate.mark);
+        let tie = mix(spread ^ mark);
+        if (rank, tie) > limit && home != Some(index) {
+            continue;
+        }
+        let Some(candidate) = candidate(index) else { continue };
         let ranked = Ranked { rank, tie, index, candidate };
         if home == Some(index) {
             at_home = Some(ranked);
@@ -248,8 +306,10 @@ pub fn select(
         {
             *worst = ranked;
         }
-        if best.len() >= RANKED_MAX {
-            limit = best.peek().map_or(u64::MAX, |worst| worst.rank);
+        if best.len() >= RANKED_MAX
+            && let Some(worst) = best.peek()
+        {
+            limit = (worst.rank, worst.tie);
         }
     }
     let mut ranked = best.into_sorted_vec();

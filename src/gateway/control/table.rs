@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::{GatewayId, SessionId};
-use crate::core::selection::{Candidate, Explain, Rtt, RttSource, Selection, Way, mark, select};
+use crate::core::selection::{
+    Candidate, Explain, GROUP_WIDTH_US, Rtt, RttSource, Selection, Standing, Way, mark,
+    select_ranked,
+};
 use crate::wire::arm::{LISTED_MAX, ListedGateway, RttSample, SAMPLES_MAX};
 use crate::wire::channel::GatewayEntry;
 
@@ -59,6 +62,12 @@ struct Row {
     draining: bool,
     is_own: bool,
     probed: Probed,
+    /// Of the above, made again whenever something of it changes.
+    standing: Standing,
+    /// The round trip in the way that [`Row::fresh_group`] reads it.
+    rtt_us: u32,
+    /// It counts before this time; 0 where there is none.
+    stale_from_ms: u64,
 }
 
 /// What the probes of a gateway come to.
@@ -110,8 +119,8 @@ impl GatewayTable {
         }
     }
 
-    /// Other rules from now on. What probes come to is judged by them at the
-    /// next probe, or with the next table.
+    /// Other rules from now on. Probes are judged by them when the next one
+    /// comes, or the next table.
     pub const fn set_rules(&mut self, rules: TableRules) {
         self.rules = rules;
     }
@@ -121,18 +130,23 @@ impl GatewayTable {
         self.probes.retain(|gateway, _| names.contains(gateway));
         self.index =
             entries.iter().enumerate().map(|(index, e)| (e.gateway.clone(), index)).collect();
-        let after_probes = self.rules.unreachable_after_probes;
-        let row = |entry: &GatewayEntry| Row {
-            mark: mark(&entry.gateway),
-            connections: entry.connections,
-            in_flight: entry.in_flight,
-            capacity: entry.capacity,
-            draining: entry.draining,
-            is_own: entry.gateway == self.own,
-            probed: self
-                .probes
-                .get(&entry.gateway)
-                .map_or(Probed::default(), |probe| probe.summary(after_probes)),
+        let rules = self.rules;
+        let row = |entry: &GatewayEntry| {
+            let probe = self.probes.get(&entry.gateway);
+            let mut row = Row {
+                mark: mark(&entry.gateway),
+                connections: entry.connections,
+                in_flight: entry.in_flight,
+                capacity: entry.capacity,
+                draining: entry.draining,
+                is_own: entry.gateway == self.own,
+                probed: probe.map_or(Probed::default(), |probe| probe.summary(&rules)),
+                standing: Standing::new(0, 0, false, false),
+                rtt_us: 0,
+                stale_from_ms: 0,
+            };
+            row.sum_up(&rules);
+            row
         };
         self.rows = entries.iter().map(row).collect();
         self.entries = entries;
@@ -143,8 +157,10 @@ impl GatewayTable {
     }
 
     pub fn count_placement(&mut self, gateway: &GatewayId) {
+        let rules = self.rules;
         if let Some(row) = self.row_of(gateway) {
             row.in_flight = row.in_flight.saturating_add(1);
+            row.sum_up(&rules);
         }
     }
 
@@ -162,9 +178,13 @@ impl GatewayTable {
                 probe.failures = 0;
             }
         }
-        let summary = probe.summary(self.rules.unreachable_after_probes);
+        let rules = self.rules;
+        let summary = probe.summary(&rules);
         match self.row_of(&gateway) {
-            Some(row) => row.probed = summary,
+            Some(row) => {
+                row.probed = summary;
+                row.sum_up(&rules);
+            }
             // Its last word came after it had left the table.
             None => drop(self.probes.remove(&gateway)),
         }
@@ -180,13 +200,23 @@ impl GatewayTable {
     #[must_use]
     pub fn select(&self, client: ClientView<'_>, session: SessionId, now_ms: u64) -> Selection {
         let said = self.said_by(client);
-        let mut said = said.iter().peekable();
-        let candidates = self.rows.iter().enumerate().map(|(index, row)| {
-            let said = said.next_if(|(of, _)| *of == index);
-            let way = said.map_or_else(|| self.way(row, client.rtt_us, now_ms), |(_, way)| *way);
-            row.candidate(way)
+        // Nobody's way to a gateway is longer than this can say.
+        let to_us = u32::try_from(client.rtt_us.unwrap_or(0)).unwrap_or(u32::MAX);
+        let mut said_next = said.iter().peekable();
+        let ranks = self.rows.iter().enumerate().map(|(index, row)| {
+            let said = said_next.next_if(|(of, _)| *of == index);
+            let rank = match said {
+                None => row.standing.rank(row.fresh_group(to_us, now_ms)),
+                Some((_, way)) => row.candidate(*way).rank(),
+            };
+            (rank, row.mark)
         });
-        select(candidates, session, None)
+        let candidate = |index: usize| {
+            let row = self.rows.get(index)?;
+            let said = said.iter().find(|(of, _)| *of == index).map(|(_, way)| *way);
+            Some(row.candidate(said.unwrap_or_else(|| self.way(row, client.rtt_us, now_ms))))
+        };
+        select_ranked(ranks, candidate, session, None)
     }
 
     /// Why a selection of this table came out as it did.
@@ -251,6 +281,27 @@ impl GatewayTable {
 }
 
 impl Row {
+    fn sum_up(&mut self, rules: &TableRules) {
+        let Probed { rtt_us, at_ms, is_unreachable } = self.probed;
+        let total = self.connections.saturating_add(self.in_flight);
+        let unreachable = is_unreachable && !self.is_own;
+        self.standing = Standing::new(total, self.capacity, self.draining, unreachable);
+        (self.rtt_us, self.stale_from_ms) = match rtt_us {
+            _ if self.is_own => (0, u64::MAX),
+            Some(us) if !unreachable => {
+                let stale_from_ms = at_ms.saturating_add(rules.sample_age_ms_max).saturating_add(1);
+                (u32::try_from(us).unwrap_or(u32::MAX), stale_from_ms)
+            }
+            _ => (0, 0),
+        };
+    }
+
+    /// The group that [`GatewayTable::way`] comes to, from few numbers.
+    fn fresh_group(&self, client_rtt_us: u32, now_ms: u64) -> Option<u64> {
+        let group = u64::from(self.rtt_us.saturating_add(client_rtt_us)) / GROUP_WIDTH_US;
+        (now_ms < self.stale_from_ms).then_some(group)
+    }
+
     const fn candidate(&self, way: Way) -> Candidate {
         let Self { mark, connections, in_flight, capacity, draining, .. } = *self;
         Candidate { mark, way, connections, in_flight, capacity, draining }
@@ -258,11 +309,11 @@ impl Row {
 }
 
 impl Probe {
-    fn summary(&self, unreachable_after_probes: u32) -> Probed {
+    fn summary(&self, rules: &TableRules) -> Probed {
         Probed {
             rtt_us: self.rtts_us.iter().copied().min(),
             at_ms: self.at_ms,
-            is_unreachable: self.failures >= unreachable_after_probes,
+            is_unreachable: self.failures >= rules.unreachable_after_probes,
         }
     }
 }

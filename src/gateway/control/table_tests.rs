@@ -177,3 +177,54 @@ fn clients_are_shown_the_nearest_that_serve() {
     assert_eq!(shown, names[1..=LISTED_MAX]);
     assert_eq!(listed[0].url, "https://gw-1:443");
 }
+
+proptest::proptest! {
+    /// What is kept ready beside each entry never orders otherwise than the
+    /// entries themselves, looked at one by one.
+    #[test]
+    fn what_is_summed_up_orders_like_the_whole(
+        gateways in proptest::collection::vec(
+            (0_u32..4, 0_u32..3, 0_u32..6, proptest::bool::weighted(0.1),
+             proptest::option::of(0_u64..60_000), 0_u64..40_000, 0_u32..3, 0_u32..2),
+            1..120,
+        ),
+        client_rtt_us in proptest::option::of(0_u64..50_000),
+        now_ms in 0_u64..60_000,
+        said in proptest::collection::vec((0_usize..120, 0_u64..40_000), 0..5),
+        session in proptest::array::uniform16(proptest::num::u8::ANY),
+    ) {
+        let mut table = GatewayTable::new(id("gw-0"), RULES);
+        let name = |index: usize| format!("gw-{index}");
+        let entries = gateways.iter().enumerate().map(|(index, row)| GatewayEntry {
+            connections: row.0,
+            in_flight: row.1,
+            capacity: row.2,
+            draining: row.3,
+            ..entry(&name(index))
+        });
+        table.replace(entries.collect());
+        for (index, (.., rtt_us, at_ms, failures, placed)) in gateways.iter().enumerate() {
+            if rtt_us.is_some() {
+                table.record_probe(id(&name(index)), *rtt_us, *at_ms);
+            }
+            for _ in 0..*failures {
+                table.record_probe(id(&name(index)), None, *at_ms);
+            }
+            for _ in 0..*placed {
+                table.count_placement(&id(&name(index)));
+            }
+        }
+        let samples: Vec<_> = said.iter().map(|(of, us)| sample(&name(*of), *us, 0)).collect();
+        let client = ClientView { rtt_us: client_rtt_us, samples: &samples, unreachable: &[] };
+        let session = SessionId(session);
+        let fast = table.select(client, session, now_ms);
+        let said = table.said_by(client);
+        let candidates = table.rows.iter().enumerate().map(|(index, row)| {
+            let said = said.iter().find(|(of, _)| *of == index).map(|(_, way)| *way);
+            row.candidate(said.unwrap_or_else(|| table.way(row, client.rtt_us, now_ms)))
+        });
+        let slow = crate::core::selection::select(candidates, session, None);
+        proptest::prop_assert_eq!(table.explain(&fast), table.explain(&slow));
+        proptest::prop_assert_eq!(fast.chosen(), slow.chosen());
+    }
+}
