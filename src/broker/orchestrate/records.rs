@@ -108,11 +108,12 @@ impl Records {
 
     /// Only the first end counts.
     pub(super) fn ended(&mut self, session: SessionId, why: &str, bytes: Option<(u64, u64)>) {
-        self.close(session, why, bytes);
-        let Some(record) = self.by_session.get_mut(&session) else { return };
-        if record.view.ended_at.is_some() {
+        let over = |record: &Record| record.view.ended_at.is_some();
+        if self.by_session.get(&session).is_some_and(over) {
             return;
         }
+        self.close(session, why, bytes);
+        let Some(record) = self.by_session.get_mut(&session) else { return };
         let now = UnixMillis::now();
         record.view.ended_at = Some(now);
         record.view.end = Some(why.to_owned());
