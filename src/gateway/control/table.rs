@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::{GatewayId, SessionId};
 use crate::core::selection::{
-    Candidate, Explain, GROUP_WIDTH_US, Rtt, RttSource, Selection, Standing, Way, mark,
+    Candidate, Explain, GROUP_WIDTH_US, Rank, Rtt, RttSource, Selection, Standing, Way, mark,
     select_ranked,
 };
 use crate::wire::arm::{LISTED_MAX, ListedGateway, RttSample, SAMPLES_MAX};
@@ -43,9 +43,11 @@ pub struct GatewayTable {
     own: GatewayId,
     rules: TableRules,
     entries: Vec<GatewayEntry>,
-    /// What a selection looks at, entry by entry: nothing but numbers, side by
-    /// side.
+    /// Entry by entry, nothing but numbers.
     rows: Vec<Row>,
+    /// Of each row what a selection looks at, so small that ten thousand stay
+    /// in the cache.
+    digests: Vec<Digest>,
     index: HashMap<GatewayId, usize>,
     probes: HashMap<GatewayId, Probe>,
 }
@@ -62,12 +64,16 @@ struct Row {
     draining: bool,
     is_own: bool,
     probed: Probed,
-    /// Of the above, made again whenever something of it changes.
+}
+
+/// A row in few numbers, made again whenever something of it changes.
+#[derive(Clone, Copy, Debug)]
+struct Digest {
+    mark: u64,
     standing: Standing,
-    /// The round trip in the way that [`Row::fresh_group`] reads it.
-    rtt_us: u32,
-    /// It counts before this time; 0 where there is none.
+    /// The round trip counts before this time; 0 where there is none.
     stale_from_ms: u64,
+    rtt_us: u32,
 }
 
 /// What the probes of a gateway come to.
@@ -114,6 +120,7 @@ impl GatewayTable {
             rules,
             entries: Vec::new(),
             rows: Vec::new(),
+            digests: Vec::new(),
             index: HashMap::new(),
             probes: HashMap::new(),
         }
@@ -131,24 +138,20 @@ impl GatewayTable {
         self.index =
             entries.iter().enumerate().map(|(index, e)| (e.gateway.clone(), index)).collect();
         let rules = self.rules;
-        let row = |entry: &GatewayEntry| {
-            let probe = self.probes.get(&entry.gateway);
-            let mut row = Row {
-                mark: mark(&entry.gateway),
-                connections: entry.connections,
-                in_flight: entry.in_flight,
-                capacity: entry.capacity,
-                draining: entry.draining,
-                is_own: entry.gateway == self.own,
-                probed: probe.map_or(Probed::default(), |probe| probe.summary(&rules)),
-                standing: Standing::new(0, 0, false, false),
-                rtt_us: 0,
-                stale_from_ms: 0,
-            };
-            row.sum_up(&rules);
-            row
+        let row = |entry: &GatewayEntry| Row {
+            mark: mark(&entry.gateway),
+            connections: entry.connections,
+            in_flight: entry.in_flight,
+            capacity: entry.capacity,
+            draining: entry.draining,
+            is_own: entry.gateway == self.own,
+            probed: self
+                .probes
+                .get(&entry.gateway)
+                .map_or(Probed::default(), |probe| probe.summary(&rules)),
         };
         self.rows = entries.iter().map(row).collect();
+        self.digests = self.rows.iter().map(|row| row.digest(&rules)).collect();
         self.entries = entries;
     }
 
@@ -157,11 +160,7 @@ impl GatewayTable {
     }
 
     pub fn count_placement(&mut self, gateway: &GatewayId) {
-        let rules = self.rules;
-        if let Some(row) = self.row_of(gateway) {
-            row.in_flight = row.in_flight.saturating_add(1);
-            row.sum_up(&rules);
-        }
+        self.change(gateway, |row| row.in_flight = row.in_flight.saturating_add(1));
     }
 
     /// A round trip, or `None` for a probe that did not get there.
@@ -178,15 +177,10 @@ impl GatewayTable {
                 probe.failures = 0;
             }
         }
-        let rules = self.rules;
-        let summary = probe.summary(&rules);
-        match self.row_of(&gateway) {
-            Some(row) => {
-                row.probed = summary;
-                row.sum_up(&rules);
-            }
+        let summary = probe.summary(&self.rules);
+        if !self.change(&gateway, |row| row.probed = summary) {
             // Its last word came after it had left the table.
-            None => drop(self.probes.remove(&gateway)),
+            self.probes.remove(&gateway);
         }
     }
 
@@ -202,20 +196,20 @@ impl GatewayTable {
         let said = self.said_by(client);
         // Nobody's way to a gateway is longer than this can say.
         let to_us = u32::try_from(client.rtt_us.unwrap_or(0)).unwrap_or(u32::MAX);
-        let mut said_next = said.iter().peekable();
-        let ranks = self.rows.iter().enumerate().map(|(index, row)| {
-            let said = said_next.next_if(|(of, _)| *of == index);
-            let rank = match said {
-                None => row.standing.rank(row.fresh_group(to_us, now_ms)),
-                Some((_, way)) => row.candidate(*way).rank(),
-            };
-            (rank, row.mark)
-        });
+        let rank = |digest: &Digest| digest.standing.rank(digest.fresh_group(to_us, now_ms));
+        let mut ranks: Vec<Rank> = self.digests.iter().map(rank).collect();
+        for (index, way) in &said {
+            if let (Some(rank), Some(row)) = (ranks.get_mut(*index), self.rows.get(*index)) {
+                *rank = row.candidate(*way).rank();
+            }
+        }
         let candidate = |index: usize| {
             let row = self.rows.get(index)?;
-            let said = said.iter().find(|(of, _)| *of == index).map(|(_, way)| *way);
+            let at = said.binary_search_by_key(&index, |(of, _)| *of).ok();
+            let said = at.and_then(|at| said.get(at)).map(|(_, way)| *way);
             Some(row.candidate(said.unwrap_or_else(|| self.way(row, client.rtt_us, now_ms))))
         };
+        let ranks = ranks.into_iter().zip(self.digests.iter().map(|digest| digest.mark));
         select_ranked(ranks, candidate, session, None)
     }
 
@@ -275,18 +269,25 @@ impl GatewayTable {
         Way::of(rtt, self.rules.sample_age_ms_max)
     }
 
-    fn row_of(&mut self, gateway: &GatewayId) -> Option<&mut Row> {
-        self.rows.get_mut(*self.index.get(gateway)?)
+    /// Changes a gateway's row; whether it has one.
+    fn change(&mut self, gateway: &GatewayId, change: impl FnOnce(&mut Row)) -> bool {
+        let Some(index) = self.index.get(gateway) else { return false };
+        let (Some(row), Some(digest)) = (self.rows.get_mut(*index), self.digests.get_mut(*index))
+        else {
+            return false;
+        };
+        change(row);
+        *digest = row.digest(&self.rules);
+        true
     }
 }
 
 impl Row {
-    fn sum_up(&mut self, rules: &TableRules) {
+    fn digest(&self, rules: &TableRules) -> Digest {
         let Probed { rtt_us, at_ms, is_unreachable } = self.probed;
         let total = self.connections.saturating_add(self.in_flight);
         let unreachable = is_unreachable && !self.is_own;
-        self.standing = Standing::new(total, self.capacity, self.draining, unreachable);
-        (self.rtt_us, self.stale_from_ms) = match rtt_us {
+        let (rtt_us, stale_from_ms) = match rtt_us {
             _ if self.is_own => (0, u64::MAX),
             Some(us) if !unreachable => {
                 let stale_from_ms = at_ms.saturating_add(rules.sample_age_ms_max).saturating_add(1);
@@ -294,17 +295,25 @@ impl Row {
             }
             _ => (0, 0),
         };
-    }
-
-    /// The group that [`GatewayTable::way`] comes to, from few numbers.
-    fn fresh_group(&self, client_rtt_us: u32, now_ms: u64) -> Option<u64> {
-        let group = u64::from(self.rtt_us.saturating_add(client_rtt_us)) / GROUP_WIDTH_US;
-        (now_ms < self.stale_from_ms).then_some(group)
+        Digest {
+            mark: self.mark,
+            standing: Standing::new(total, self.capacity, self.draining, unreachable),
+            stale_from_ms,
+            rtt_us,
+        }
     }
 
     const fn candidate(&self, way: Way) -> Candidate {
         let Self { mark, connections, in_flight, capacity, draining, .. } = *self;
         Candidate { mark, way, connections, in_flight, capacity, draining }
+    }
+}
+
+impl Digest {
+    /// The group that [`GatewayTable::way`] comes to, from few numbers.
+    fn fresh_group(&self, client_rtt_us: u32, now_ms: u64) -> Option<u64> {
+        let group = u64::from(self.rtt_us.saturating_add(client_rtt_us)) / GROUP_WIDTH_US;
+        (now_ms < self.stale_from_ms).then_some(group)
     }
 }
 
