@@ -113,7 +113,7 @@ fn pair_among_2_000_that_wait(bencher: Bencher) {
     bencher.bench_local(|| {
         number = number.wrapping_add(1).max(WAITING);
         table.wait(session(number), address(number % 100), ()).unwrap();
-        table.take(session(number)).unwrap();
+        table.take(&session(number)).unwrap();
     });
 }
 

@@ -18,7 +18,6 @@ use super::engine::{Opener, Route};
 use super::parties::{ASKING_AT_ONCE, ToEngine, User, serve_orders};
 use crate::channel::enroll::{EnrolSettings, Enrolment, enroll};
 use crate::cli::ctl;
-use crate::connect::session::CONNECTIONS_PATH;
 use crate::core::ids::PoolId;
 use crate::demo::stage::{ReservedPort, ScratchDirectory};
 use crate::dial::http::HttpsClient;
@@ -26,6 +25,7 @@ use crate::dial::{DialLimits, Endpoint};
 use crate::gateway::relay::ring::Doorbell;
 use crate::tls::settings::TlsSettings;
 use crate::wire::admin::{AdminRequest, AdminResponse};
+use crate::wire::arm::CONNECTIONS_PATH;
 use crate::wire::enroll::MachineRole;
 
 const POOL: &str = "bench";

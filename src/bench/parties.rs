@@ -182,7 +182,7 @@ impl User {
                 self.engine.dial(
                     number,
                     Side::Client,
-                    &answer.gateway_location,
+                    answer.gateway_location.expose(),
                     self.address,
                     ticket,
                 );

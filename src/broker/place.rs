@@ -10,9 +10,9 @@ use super::orchestrate::Judged;
 use crate::config::broker::{BrokerConfig, Resource};
 use crate::core::audit::Action;
 use crate::core::codes::{Code, Refusal};
-use crate::core::ids::ResourceId;
 use crate::core::selection::RANKED_MAX;
 use crate::wire::channel::PlaceRequest;
+use crate::wire::resource_name::ResourceName;
 
 const CLIENT_ADDRESS_CHARS_MAX: usize = 64;
 
@@ -74,36 +74,22 @@ fn check_strength(config: &BrokerConfig, resource: &Resource, user: &User) -> Re
     Err(Refusal::with_detail(Code::AuthenticationTooWeak, problem).curbed())
 }
 
-/// `loadbalanceinfo` of a resource.
-#[must_use]
-pub fn load_balance_info(workspace: &ResourceId, resource: &ResourceId) -> String {
-    format!("ringway:{workspace}/{resource}")
-}
-
-/// `remoteapplicationprogram` of a resource.
-#[must_use]
-pub fn application(resource: &ResourceId) -> String {
-    format!("||{resource}")
-}
-
-/// Finds the resource: `loadbalanceinfo` decides when it is ours, else
-/// `remoteapplicationprogram`.
+/// Finds what is asked for: an `.rdp` file's resource, or the target of an RD
+/// Gateway channel, which comes as the application.
 fn resolve<'a>(
     config: &'a BrokerConfig,
     load_balance_info: &str,
     application: &str,
 ) -> Result<&'a Resource, Refusal> {
-    let (workspace, id) = match load_balance_info.trim().strip_prefix("ringway:") {
-        Some(path) => {
-            path.split_once('/').ok_or(Code::ResourceUnknown).map(|(w, id)| (Some(w), id))?
-        }
-        None => (None, application.trim().trim_start_matches('|')),
+    let named = |name: ResourceName| {
+        let found = config.resource(&name.resource)?;
+        let is_in = |workspace| config.workspace_of(found) == workspace;
+        name.workspace.as_ref().is_none_or(is_in).then_some(found)
     };
-    id.parse()
-        .ok()
-        .and_then(|id: ResourceId| config.resource(&id))
-        .filter(|found| workspace.is_none_or(|name| config.workspace_of(found).as_str() == name))
-        .ok_or_else(|| Refusal::new(Code::ResourceUnknown))
+    let by_file = || ResourceName::of_rdp_file(load_balance_info, application).and_then(named);
+    let by_target = || ResourceName::of_target(application).find_map(named);
+    let found = by_file().or_else(|| load_balance_info.is_empty().then(by_target).flatten());
+    found.ok_or_else(|| Code::ResourceUnknown.into())
 }
 
 #[cfg(test)]
@@ -146,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn either_field_names_the_resource_and_ours_wins() {
+    fn a_resource_is_found_by_either_field_or_as_a_target() {
         let config: BrokerConfig = toml::from_str(
             r#"
             listen = "127.0.0.1:0"
@@ -164,13 +150,13 @@ mod tests {
         let id = |info: &str, application: &str| {
             resolve(&config, info, application).map(|r| r.id.to_string()).map_err(|r| r.code)
         };
-        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let workspace = &config.workspace;
-        assert_eq!(id(&load_balance_info(workspace, &a), &application(&b)).unwrap(), "a");
+        assert_eq!(id("ringway:acme/a", "||b").unwrap(), "a");
         assert_eq!(id("ringway:acme/a\r\n", "").unwrap(), "a");
         assert_eq!(id("ringway:lab/l", "").unwrap(), "l");
         assert_eq!(id("", "||b").unwrap(), "b");
         assert_eq!(id("tsv://something", "b").unwrap(), "b");
+        assert_eq!(id("", "L.Lab").unwrap(), "l");
+        assert_eq!(id("", "b.acme").unwrap(), "b");
         for (info, application) in [
             ("ringway:other/a", "||a"),
             ("ringway:lab/a", "||a"),
@@ -179,6 +165,9 @@ mod tests {
             ("", ""),
             ("", "||c"),
             ("", "||A/"),
+            ("ringway:lab/a", "l.lab"),
+            ("mth://elsewhere", "l.lab"),
+            ("", "a.lab"),
         ] {
             assert_eq!(id(info, application), Err(Code::ResourceUnknown), "{info} {application}");
         }

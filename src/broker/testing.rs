@@ -384,6 +384,7 @@ impl FakeGateway {
             gateway: "gw-1".parse().unwrap(),
             explain: Explain::default(),
             session: session(number),
+            here_only: false,
         }));
     }
 

@@ -17,11 +17,8 @@ use crate::dial::relay::{RelayLeg, open_leg};
 use crate::dial::{DialError, DialLimits, Dialer, Endpoint, Purpose};
 use crate::observe::timeline::{Teller, Timeline};
 use crate::tls::settings::TlsSettings;
-use crate::wire::arm::{ConnectionRequest, ConnectionResponse, RingwayDetails};
+use crate::wire::arm::{CONNECTIONS_PATH, ConnectionRequest, ConnectionResponse, RingwayDetails};
 use crate::wire::rdp_file::RdpFile;
-
-/// Where the entry gateway answers.
-pub const CONNECTIONS_PATH: &str = "/api/arm/v2/connections";
 
 /// What a session needs to know.
 #[derive(Clone)]
@@ -164,15 +161,19 @@ impl SessionOpener {
         let (session, gateway) = (details.session, &details.gateway);
         tracing::info!(step = 7, %session, %gateway, "Was sent to a gateway");
         self.teller.tell(7, Some(session), format!("sent to {gateway}"));
-        let leg =
-            open_leg(&self.dialer, &answer.gateway_location, Role::Client, details.ticket.expose())
-                .await
-                .inspect_err(|error| {
-                    tracing::warn!(%session, "No session: {error}");
-                    if error.is_unreached() {
-                        self.ways.note_unreachable(gateway);
-                    }
-                })?;
+        let leg = open_leg(
+            &self.dialer,
+            answer.gateway_location.expose(),
+            Role::Client,
+            details.ticket.expose(),
+        )
+        .await
+        .inspect_err(|error| {
+            tracing::warn!(%session, "No session: {error}");
+            if error.is_unreached() {
+                self.ways.note_unreachable(gateway);
+            }
+        })?;
         tracing::info!(step = 11, %session, %gateway, "Joined the session");
         self.teller.tell(11, Some(session), format!("joined the host at {gateway}"));
         Ok((leg, details))

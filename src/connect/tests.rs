@@ -61,8 +61,10 @@ async fn answer(mut stream: TlsStream<TcpStream>, asked: Arc<AtomicU32>) {
             (503, serde_json::to_string(&refusal).unwrap())
         } else if ["bearer alice", "bearer carol"].contains(&bearer) {
             let response = ConnectionResponse {
-                gateway_location: format!("https://{}/relay/client", header("host: ")),
+                gateway_location: format!("https://{}/relay/client", header("host: ")).into(),
+                gateway_location_pre_web_socket: None,
                 redirected_server_name: "host-1".into(),
+                redirected_server_cert: String::new(),
                 ringway: RingwayDetails {
                     session: SESSION,
                     gateway: "gw-1".parse().unwrap(),

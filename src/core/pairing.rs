@@ -2,13 +2,13 @@
 //!
 //! A client that has shown a valid ticket waits here for its session host. A
 //! host never waits: it was ordered for a client that is here, so one that
-//! finds nobody came too late.
+//! finds nobody came too late. In a table of its own, one half of an RD Gateway
+//! client waits for the other.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 
-use super::codes::Code;
-use super::ids::SessionId;
 use super::per_address::PerAddress;
 
 /// How many may wait.
@@ -19,15 +19,23 @@ pub struct PairingLimits {
     pub waiting_per_address_max: u32,
 }
 
-/// The clients that wait, each with what it takes to wake it.
+/// Why somebody may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWait {
+    /// Somebody waits for the same already, and goes on waiting.
+    Taken,
+    TooMany,
+}
+
+/// Those who wait, by what they wait for, each with what it takes to wake them.
 #[derive(Debug)]
-pub struct PairingTable<W> {
-    waiting: HashMap<SessionId, (IpAddr, W)>,
+pub struct PairingTable<K, W> {
+    waiting: HashMap<K, (IpAddr, W)>,
     here: PerAddress,
     limits: PairingLimits,
 }
 
-impl<W> PairingTable<W> {
+impl<K: Hash + Eq, W> PairingTable<K, W> {
     #[must_use]
     pub fn new(limits: PairingLimits) -> Self {
         let here = PerAddress::new(limits.waiting_per_address_max);
@@ -40,29 +48,25 @@ impl<W> PairingTable<W> {
         self.limits = limits;
     }
 
-    /// A client begins to wait.
+    /// Somebody begins to wait.
     ///
     /// # Errors
-    /// [`Code::TooManyWaiting`] at a limit; [`Code::TicketUsed`] when somebody
-    /// already waits for that session.
-    pub fn wait(&mut self, session: SessionId, address: IpAddr, waker: W) -> Result<(), Code> {
-        if self.waiting.contains_key(&session) {
-            return Err(Code::TicketUsed);
+    /// [`NoWait`].
+    pub fn wait(&mut self, key: K, address: IpAddr, waker: W) -> Result<(), NoWait> {
+        if self.waiting.contains_key(&key) {
+            return Err(NoWait::Taken);
         }
         if self.waiting.len() >= self.limits.waiting_max || !self.here.enter(address) {
-            return Err(Code::TooManyWaiting);
+            return Err(NoWait::TooMany);
         }
-        self.waiting.insert(session, (address, waker));
+        self.waiting.insert(key, (address, waker));
         Ok(())
     }
 
-    /// Ends the wait of a session's client: its host came, its order failed,
-    /// it left, or its time is up. `None` when nobody waits for it any more.
-    ///
-    /// # Errors
-    /// None; the caller that finds nobody answers [`Code::SessionUnknown`].
-    pub fn take(&mut self, session: SessionId) -> Option<W> {
-        let (address, waker) = self.waiting.remove(&session)?;
+    /// Ends a wait: who was waited for came or will not come, who waited left,
+    /// or their time is up. `None` when nobody waits any more.
+    pub fn take(&mut self, key: &K) -> Option<W> {
+        let (address, waker) = self.waiting.remove(key)?;
         self.here.leave(address);
         Some(waker)
     }
@@ -89,6 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::ids::SessionId;
 
     fn address(n: u8) -> IpAddr {
         IpAddr::from([127, 0, 0, n])
@@ -100,9 +105,9 @@ mod tests {
         let mut table = PairingTable::new(limits);
         let session = SessionId([1; 16]);
         assert_eq!(table.wait(session, address(1), "client"), Ok(()));
-        assert_eq!(table.wait(session, address(2), "again"), Err(Code::TicketUsed));
-        assert_eq!(table.take(session), Some("client"));
-        assert_eq!(table.take(session), None);
+        assert_eq!(table.wait(session, address(2), "again"), Err(NoWait::Taken));
+        assert_eq!(table.take(&session), Some("client"));
+        assert_eq!(table.take(&session), None);
         assert_eq!(table.wait(session, address(1), "client"), Ok(()));
         assert_eq!(table.take_all(), ["client"]);
         assert!(table.is_empty() && table.here.is_empty());
@@ -120,7 +125,7 @@ mod tests {
                 if arrives {
                     let _ = table.wait(session, address(from), ());
                 } else {
-                    let _ = table.take(session);
+                    let _ = table.take(&session);
                 }
                 prop_assert!(table.len() <= 8);
                 for n in 0..4 {

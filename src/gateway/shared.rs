@@ -98,6 +98,8 @@ pub struct PlaceQuestion {
     pub client_rtt_us: Option<u64>,
     pub samples: Vec<RttSample>,
     pub unreachable: Vec<GatewayId>,
+    /// The client is here to stay: no other gateway will do.
+    pub here_only: bool,
 }
 
 #[derive(Debug)]
@@ -158,7 +160,7 @@ pub struct Shared {
     pub used: Mutex<UsedTickets>,
     /// What an administrator ended.
     pub revoked: Mutex<RevokedTickets>,
-    pub pairing: Mutex<PairingTable<oneshot::Sender<Wake>>>,
+    pub pairing: Mutex<PairingTable<SessionId, oneshot::Sender<Wake>>>,
     joining: Arc<AtomicU64>,
     pub live: Mutex<HashMap<SessionId, LiveEntry>>,
     pub workers: Vec<RelayWorker>,
@@ -279,7 +281,7 @@ impl Shared {
     pub fn take_waiting(&self, session: SessionId) -> Option<(oneshot::Sender<Wake>, Joining)> {
         let mut pairing = lock(&self.pairing);
         // Counted as joining before the lock is released.
-        pairing.take(session).map(|waker| (waker, Joining::new(&self.joining)))
+        pairing.take(&session).map(|waker| (waker, Joining::new(&self.joining)))
     }
 
     /// Checks a leg's ticket and uses it up (steps 8 and 10). Nobody is asked.
@@ -329,7 +331,7 @@ impl Shared {
 
     /// Wakes the client that waits for `session`, if it still does.
     pub fn refuse_waiting(&self, session: SessionId, refusal: Refusal) -> bool {
-        let waker = lock(&self.pairing).take(session);
+        let waker = lock(&self.pairing).take(&session);
         waker.is_some_and(|waker| waker.send(Wake::Refused(refusal)).is_ok())
     }
 

@@ -2,12 +2,17 @@
 //! that AVD-mode clients use; what we add is under `ringway`. And that of
 //! `GET /api/gateways`, which only our connector asks.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::core::codes::Refusal;
 use crate::core::ids::{GatewayId, HostId, SessionId};
 use crate::core::secret::Secret;
 use crate::core::selection::Explain;
+
+/// Where a gateway is asked for a place. Some clients put a slash behind it.
+pub const CONNECTIONS_PATH: &str = "/api/arm/v2/connections";
 
 /// The request. Unknown fields are ignored: stock clients send more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,9 +69,17 @@ pub struct ListedGateway {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionResponse {
-    /// `https://host:port/relay/client` of the chosen gateway.
-    pub gateway_location: String,
+    /// Where at the chosen gateway: `https://host:port/relay/client` for our
+    /// connector, `wss://host:port/wst/…` with the ticket in it for others.
+    pub gateway_location: Secret,
+    /// The same. FreeRDP from 3.18 on looks here first.
+    #[serde(default)]
+    pub gateway_location_pre_web_socket: Option<Secret>,
+    /// What the client takes for the session host's name.
     pub redirected_server_name: String,
+    /// [`target_certificate`], [`over_encoded`].
+    #[serde(default)]
+    pub redirected_server_cert: String,
     pub ringway: RingwayDetails,
 }
 
@@ -81,11 +94,42 @@ pub struct RingwayDetails {
     pub explain: Explain,
 }
 
+/// The one certificate that a client is to accept of the session host, or, when
+/// it is not known, an element that clients skip: FreeRDP from 3.17.2 on ends on
+/// an assertion when there is nothing at all.
+///
+/// A sequence of elements, each `u32 type, u32 encoding, u32 length, data`
+/// (MS-RDPBCGR 2.2.13.1, `TargetCertificate`).
+#[must_use]
+pub fn target_certificate(der: Option<&[u8]>) -> Vec<u8> {
+    const CERTIFICATE: u32 = 32;
+    /// The first number that is not taken.
+    const NOTHING_KNOWN: u32 = 0x8000;
+    const ASN1_DER: u32 = 1;
+    let data = der.unwrap_or_default();
+    let kind = if data.is_empty() { NOTHING_KNOWN } else { CERTIFICATE };
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let header = [kind, ASN1_DER, length].map(u32::to_le_bytes);
+    [header.concat().as_slice(), data].concat()
+}
+
+/// As AVD-mode clients have binary fields: base64 of UTF-16LE of base64.
+#[must_use]
+pub fn over_encoded(bytes: &[u8]) -> String {
+    let units = STANDARD.encode(bytes);
+    let units: Vec<u8> = units.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    STANDARD.encode(units)
+}
+
+/// `Code` that makes a stock client say that its machine is being started, and
+/// ask again. Only with the status 400.
+pub const STOCK_HOST_STARTING: &str = "E_PROXY_ORCHESTRATION_LB_SESSIONHOST_DEALLOCATED";
+
 /// The body of every refusal over HTTP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RefusalBody {
-    /// Stable name, for programs.
+    /// Stable name, for programs; to a stock client perhaps one that it knows.
     pub code: String,
     pub number: u16,
     /// One sentence, for the person.
@@ -93,4 +137,58 @@ pub struct RefusalBody {
     pub step: u8,
     #[serde(flatten)]
     pub refusal: Refusal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_one_element_over_encoded() {
+        let blob = target_certificate(Some(&[0x30, 0x82, 0xff]));
+        assert_eq!(blob, [32, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0x30, 0x82, 0xff]);
+        let inner = STANDARD.decode(over_encoded(&blob)).unwrap();
+        let units = inner.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+        let text: String = char::decode_utf16(units).map(Result::unwrap).collect();
+        assert_eq!(STANDARD.decode(text).unwrap(), blob);
+        assert!(!over_encoded(&blob).contains(char::is_whitespace));
+    }
+
+    #[test]
+    fn an_unknown_certificate_is_an_element_all_the_same() {
+        for unknown in [None, Some(&[][..])] {
+            let blob = target_certificate(unknown);
+            assert_eq!(blob.len(), 12);
+            assert_ne!(blob[..4], [32, 0, 0, 0]);
+            assert_eq!(blob[8..], [0; 4]);
+        }
+    }
+
+    #[test]
+    fn the_answer_has_the_names_that_stock_clients_look_for_and_hides_its_ticket() {
+        let location = Secret::from("wss://gw/wst/desk?place=rw1.a.b.c");
+        let response = ConnectionResponse {
+            gateway_location: location.clone(),
+            gateway_location_pre_web_socket: Some(location),
+            redirected_server_name: "host-1".into(),
+            redirected_server_cert: over_encoded(&target_certificate(None)),
+            ringway: RingwayDetails {
+                session: SessionId([1; 16]),
+                gateway: "gw-1".parse().unwrap(),
+                host: "host-1".parse().unwrap(),
+                ticket: "rw1.a.b.c".into(),
+                explain: Explain::default(),
+            },
+        };
+        assert!(!format!("{response:?}").contains("rw1"), "a ticket in a log");
+        let json = serde_json::to_value(&response).unwrap();
+        for name in [
+            "gatewayLocation",
+            "gatewayLocationPreWebSocket",
+            "redirectedServerName",
+            "redirectedServerCert",
+        ] {
+            assert!(json[name].is_string(), "{name} in {json}");
+        }
+    }
 }

@@ -176,6 +176,10 @@ pub struct PlaceRequest {
     pub explain: Explain,
     /// The session id that the selection broke ties with.
     pub session: SessionId,
+    /// The client is at that gateway already, and no other will do. It may come
+    /// back from a session that it has just lost.
+    #[serde(default)]
+    pub here_only: bool,
 }
 
 /// What a broker sends to a gateway.
@@ -242,6 +246,13 @@ pub struct Placement {
     /// What the broker chose; absent: what the gateway had.
     #[serde(default)]
     pub settled: Option<Settled>,
+    /// The certificate that the host's RDP server shows, as base64 of its DER.
+    /// Absent: its agent has not said.
+    #[serde(default)]
+    pub server_certificate: Option<String>,
+    /// What clients should take for the host's name; absent: its own.
+    #[serde(default)]
+    pub server_name: Option<String>,
 }
 
 /// The broker's last word on which gateway.

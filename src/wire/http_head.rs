@@ -6,24 +6,31 @@ use std::fmt::{self, Write as _};
 use zeroize::Zeroizing;
 
 use crate::core::codes::{Code, Refusal};
-use crate::wire::arm::RefusalBody;
+use crate::core::secret::Secret;
+use crate::wire::arm::{RefusalBody, STOCK_HOST_STARTING};
 
 /// Header lines in one request.
 const HEADERS_MAX: usize = 64;
 
-/// A request head, as far as it is looked at. Its headers, which carry tokens
-/// and tickets, are not shown and erased when it is dropped.
+/// The one method whose body may come in chunks: the IN channel of an RD Gateway
+/// client (MS-TSGU 3.3.5.1).
+pub const CHUNKED_METHOD: &str = "RDG_IN_DATA";
+
+/// A request head, as far as it is looked at. Headers and query, which carry
+/// tokens and tickets, are not shown and erased when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestHead {
     pub method: String,
     /// Path without the query.
     pub path: String,
     /// What follows the question mark.
-    pub query: String,
+    query: Zeroizing<String>,
     headers: Vec<(String, Zeroizing<String>)>,
     /// Bytes that the head takes, blank line included.
     pub length: usize,
     pub content_length: usize,
+    /// The body comes in chunks, and `content_length` is 0.
+    pub is_chunked: bool,
 }
 
 /// What is in a buffer that should hold a request.
@@ -64,13 +71,15 @@ impl RequestHead {
         let mut head = Self {
             method: request.method.unwrap_or_default().to_owned(),
             path: path.to_owned(),
-            query: query.to_owned(),
+            query: Zeroizing::new(query.to_owned()),
             headers,
             length,
             content_length: 0,
+            is_chunked: false,
         };
         // RFC 9112 6.3: a length given twice, or a transfer coding that is not
         // understood, leaves the end of the request open to interpretation.
+        // One kind of request is understood in chunks.
         let mut lengths = head.headers.iter().filter(|(name, _)| name == "content-length");
         head.content_length = match (lengths.next(), lengths.next()) {
             (None, _) => 0,
@@ -79,9 +88,18 @@ impl RequestHead {
             }
             _ => return Err(Code::RequestMalformed),
         };
-        if head.header("transfer-encoding").is_some() {
-            return Err(Code::RequestMalformed);
-        }
+        let mut codings = head.headers.iter().filter(|(name, _)| name == "transfer-encoding");
+        head.is_chunked = match (codings.next(), codings.next()) {
+            (None, _) => false,
+            (Some((_, coding)), None)
+                if coding.eq_ignore_ascii_case("chunked")
+                    && head.method == CHUNKED_METHOD
+                    && head.header("content-length").is_none() =>
+            {
+                true
+            }
+            _ => return Err(Code::RequestMalformed),
+        };
         Ok(HeadStatus::Complete(head))
     }
 
@@ -95,6 +113,29 @@ impl RequestHead {
     #[must_use]
     pub fn bearer(&self) -> Option<&str> {
         bearer_token(self.header("authorization")?)
+    }
+
+    /// The bearer token of a request whose client puts it into the query, as
+    /// `ClmTk=Bearer%20…`, instead of or besides the header.
+    #[must_use]
+    pub fn bearer_anywhere(&self) -> Option<Secret> {
+        let in_query = || Some(bearer_token(self.query_parameter("ClmTk")?.expose())?.into());
+        self.bearer().map(Secret::from).or_else(in_query)
+    }
+
+    /// What follows the question mark.
+    #[must_use]
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// The first query parameter of this name, percent-decoded (RFC 3986 2.1).
+    /// `None` also when it cannot be decoded.
+    #[must_use]
+    pub fn query_parameter(&self, name: &str) -> Option<Secret> {
+        let parameters = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = parameters.into_iter().find(|(given, _)| *given == name)?;
+        percent_decoded(value)
     }
 
     /// Whether the request asks to leave HTTP for `protocol` (RFC 9110 7.8).
@@ -144,8 +185,23 @@ pub fn switching_protocols(protocol: &str) -> Vec<u8> {
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> Vec<u8> {
     let facts = refusal.code.facts();
+    refusal_as(refusal, facts.http_status, facts.name)
+}
+
+/// The same for a stock client that asks for a place. It knows one code, which
+/// makes it ask again.
+#[must_use]
+pub fn stock_refusal(refusal: &Refusal) -> Vec<u8> {
+    match refusal.code {
+        Code::HostStarting => refusal_as(refusal, 400, STOCK_HOST_STARTING),
+        _ => self::refusal(refusal),
+    }
+}
+
+fn refusal_as(refusal: &Refusal, status: u16, code: &str) -> Vec<u8> {
+    let facts = refusal.code.facts();
     let body = RefusalBody {
-        code: facts.name.to_owned(),
+        code: code.to_owned(),
         number: facts.number,
         message: refusal.to_string(),
         step: facts.step,
@@ -158,10 +214,13 @@ pub fn refusal(refusal: &Refusal) -> Vec<u8> {
         retry_after = ms.div_ceil(1_000).to_string();
         headers.push(("Retry-After", &retry_after));
     }
-    if facts.http_status == 401 {
-        headers.push(("WWW-Authenticate", "Bearer"));
+    match status {
+        401 => headers.push(("WWW-Authenticate", "Bearer")),
+        // RFC 6455 4.4: which version of WebSocket would do.
+        426 => headers.push(("Sec-WebSocket-Version", "13")),
+        _ => {}
     }
-    answer(facts.http_status, Some(&body), &headers)
+    answer(status, Some(&body), &headers)
 }
 
 const fn reason_phrase(status: u16) -> &'static str {
@@ -184,6 +243,20 @@ const fn reason_phrase(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         _ => "Error",
     }
+}
+
+fn percent_decoded(text: &str) -> Option<Secret> {
+    let mut parts = text.split('%');
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    bytes.extend_from_slice(parts.next()?.as_bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let mut byte = [0];
+        hex::decode_to_slice(digits, &mut byte).ok()?;
+        bytes.extend(byte);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    std::str::from_utf8(&bytes).ok().map(Secret::from)
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750 2.1).
@@ -213,7 +286,7 @@ mod tests {
              Upgrade: ringway-relay\r\nRingway-Ticket: rw1.a.b.c\r\n\r\nrest",
         );
         assert_eq!((head.method.as_str(), head.path.as_str()), ("GET", "/relay/client"));
-        assert_eq!(head.query, "x=1");
+        assert_eq!(head.query_parameter("x"), Some("1".into()));
         assert!(head.upgrades_to("ringway-relay") && !head.upgrades_to("websocket"));
         assert_eq!(head.header("ringway-ticket"), Some("rw1.a.b.c"));
         assert_eq!(head.bearer(), None);
@@ -231,6 +304,55 @@ mod tests {
         ] {
             let verdict = RequestHead::parse(bad.as_bytes(), 1_000);
             assert_eq!(verdict, Err(Code::RequestMalformed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_query_is_found_and_not_shown() {
+        let head = complete(
+            "GET /wst/desk?place=rw1.a&ClmTk=Bearer%20s.e+c/r=t%2F&X-MS-User-Agent=FreeRDP%2F3.0 \
+             HTTP/1.1\r\n\r\n",
+        );
+        assert_eq!(head.path, "/wst/desk");
+        assert_eq!(head.bearer(), None);
+        assert_eq!(head.bearer_anywhere(), Some("s.e+c/r=t/".into()));
+        assert_eq!(head.query_parameter("place"), Some("rw1.a".into()));
+        assert_eq!(head.query_parameter("Place"), None);
+        assert!(!format!("{head:?}").contains("s.e+c"), "a token in a log");
+
+        let both =
+            complete("GET /?ClmTk=Bearer%20query HTTP/1.1\r\nAuthorization: Bearer head\r\n\r\n");
+        assert_eq!(both.bearer_anywhere(), Some("head".into()));
+        for bad in
+            ["ClmTk=Basic%20x", "ClmTk=Bearer%2", "ClmTk=%ff", "ClmTk=Bearer%zzx", "ClmTk", ""]
+        {
+            assert_eq!(
+                complete(&format!("GET /?{bad} HTTP/1.1\r\n\r\n")).bearer_anywhere(),
+                None,
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn chunks_are_for_the_in_channel_alone() {
+        let head = |method: &str, rest: &str| {
+            let text = format!("{method} / HTTP/1.1\r\nTransfer-Encoding: {rest}\r\n\r\n");
+            match RequestHead::parse(text.as_bytes(), 1_000)? {
+                HeadStatus::Complete(head) => Ok(head.is_chunked),
+                HeadStatus::Partial => panic!("{text:?}"),
+            }
+        };
+        assert_eq!(head("RDG_IN_DATA", "Chunked"), Ok(true));
+        for (method, rest) in [
+            ("RDG_OUT_DATA", "chunked"),
+            ("POST", "chunked"),
+            ("RDG_IN_DATA", "gzip, chunked"),
+            ("RDG_IN_DATA", "identity"),
+            ("RDG_IN_DATA", "chunked\r\nTransfer-Encoding: chunked"),
+            ("RDG_IN_DATA", "chunked\r\nContent-Length: 0"),
+        ] {
+            assert_eq!(head(method, rest), Err(Code::RequestMalformed), "{method} {rest}");
         }
     }
 
@@ -255,6 +377,21 @@ mod tests {
         let body = text.split("\r\n\r\n").nth(1).unwrap();
         let body: RefusalBody = serde_json::from_str(body).unwrap();
         assert_eq!((body.number, body.refusal), (4003, no));
+    }
+
+    #[test]
+    fn a_stock_client_is_told_in_its_words_that_its_host_starts() {
+        let starting = Refusal::with_detail(Code::HostStarting, "host-1 is told to start");
+        let text = String::from_utf8(stock_refusal(&starting)).unwrap();
+        assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let json: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(json["Code"], STOCK_HOST_STARTING);
+        assert!(json["Message"].as_str().unwrap().contains("being started"), "{json}");
+        let body: RefusalBody = serde_json::from_str(body).unwrap();
+        assert_eq!((body.number, body.refusal), (4010, starting));
+        let full = Code::PoolFull.into();
+        assert_eq!(stock_refusal(&full), refusal(&full));
     }
 
     proptest! {

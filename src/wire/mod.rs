@@ -15,6 +15,7 @@ pub mod rdp_file;
 pub mod rdp_signature;
 pub mod rdp_stream;
 pub mod relay_answer;
+pub mod resource_name;
 pub mod tsgu;
 pub mod tswp;
 pub mod websocket;

@@ -35,7 +35,7 @@ fn question(request: &ConnectionRequest, bearer: Option<&str>) -> String {
         bearer.map(|bearer| format!("Authorization: Bearer {bearer}\r\n")).unwrap_or_default();
     format!(
         "POST /api/arm/v2/connections HTTP/1.1\r\nHost: gateway\r\n{authorization}\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+         User-Agent: ringway/test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -104,7 +104,8 @@ async fn step_7_the_choice_is_explained_and_its_ticket_works_where_it_leads() {
     let response = placed(&ask(&world, &request).await);
     let details = &response.ringway;
     assert_eq!(details.gateway, second.id);
-    assert_eq!(response.gateway_location, format!("https://{}/relay/client", second.address));
+    let there = format!("https://{}/relay/client", second.address);
+    assert_eq!(response.gateway_location.expose(), there);
     assert_eq!(response.redirected_server_name, HOST);
     let lines: Vec<_> = details
         .explain

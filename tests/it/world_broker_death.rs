@@ -87,7 +87,7 @@ async fn step08_clients_that_wait_when_the_broker_dies_are_told() {
     let mut stage = Stage::start().await;
     let mut host = ScriptedHost::start(&stage, "host-1").await;
     let place = stage.place("alice").await.unwrap();
-    let url = place.gateway_location.clone();
+    let url = place.gateway_location.expose().to_owned();
     let dialer = stage.dialer.clone();
     let ticket = place.ringway.ticket.expose().to_owned();
     let waiting = tokio::spawn(async move {

@@ -53,7 +53,7 @@ async fn what_a_user_has_ends_on_every_gateway_and_the_old_ticket_is_void() {
         assert_eq!(stage.end_of(*session).await.end.as_deref(), Some("disconnected"));
     }
     let ticket = placed.ringway.ticket.expose();
-    let back = stage.knock(&placed.gateway_location, Role::Client, ticket).await;
+    let back = stage.knock(placed.gateway_location.expose(), Role::Client, ticket).await;
     assert_eq!(back.unwrap_err().code, Code::SessionRevoked);
     bob.leg.send(b"still here").await;
     assert_eq!(bob.leg.receive(10).await, b"still here");

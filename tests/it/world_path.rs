@@ -43,7 +43,8 @@ async fn step07_the_lowest_latency_group_wins_and_then_the_fewest_connections() 
         let place = stage.place_at(entry.address(), Some(&bearer), &measured).await.unwrap();
         assert_eq!(place.ringway.gateway, near);
         let port = stage.gateway(&near).address().port();
-        assert_eq!(place.gateway_location, format!("https://localhost:{port}/relay/client"));
+        let there = format!("https://localhost:{port}/relay/client");
+        assert_eq!(place.gateway_location.expose(), there);
         let verdicts = place.ringway.explain.lines.iter().map(|l| (l.group, l.verdict));
         assert_eq!(
             verdicts.collect::<Vec<_>>(),
@@ -167,7 +168,7 @@ async fn step07_a_load_report_does_not_forget_who_is_on_the_way() {
 async fn step08_tickets_are_checked_without_the_broker() {
     let mut stage = Stage::start_with_host(settings(), Echo).await;
     let [alice, bob] = [stage.place("alice").await.unwrap(), stage.place("bob").await.unwrap()];
-    let (url, ticket) = (&alice.gateway_location, alice.ringway.ticket.expose());
+    let (url, ticket) = (alice.gateway_location.expose(), alice.ringway.ticket.expose());
     let elsewhere = gateways().into_iter().find(|id| *id != alice.ringway.gateway).unwrap();
     let elsewhere = stage.gateway(&elsewhere).shared().config().url.clone();
     stage.world.kill_broker().await.unwrap();

@@ -25,6 +25,9 @@ use super::wait::until;
 /// The host that every placement and ticket names.
 pub const HOST: &str = "host-1";
 
+/// What clients take for its name, once its certificate is known.
+pub const SERVER_NAME: &str = "desktop-7.corp.example";
+
 /// What the broker says to a question.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -59,6 +62,7 @@ struct State {
     table: Vec<GatewayEntry>,
     place: Answer,
     orchestrate: Answer,
+    certificate: Option<String>,
 }
 
 impl FakeBroker {
@@ -71,6 +75,7 @@ impl FakeBroker {
             table: Vec::new(),
             place: Answer::Yes,
             orchestrate: Answer::Yes,
+            certificate: None,
         };
         let inner = Arc::new(Inner { signer: new_signer(), state: Mutex::new(state) });
         let mut broker =
@@ -117,6 +122,11 @@ impl FakeBroker {
 
     pub fn on_orchestrate(&self, answer: Answer) {
         self.state().orchestrate = answer;
+    }
+
+    /// What the host's agent reported: base64 of DER.
+    pub fn set_certificate(&self, certificate: &str) {
+        self.state().certificate = Some(certificate.to_owned());
     }
 
     /// The gateway table; told to all gateways now and to new ones at once.
@@ -299,6 +309,8 @@ impl Inner {
             expires_at: claims.expires_at,
             client_ticket: self.signer.sign(&claims).into(),
             settled: None,
+            server_certificate: state.certificate.clone(),
+            server_name: state.certificate.as_ref().map(|_| SERVER_NAME.to_owned()),
         }
     }
 

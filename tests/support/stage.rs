@@ -129,7 +129,8 @@ impl Stage {
 
     /// Steps 8 to 11: joins the host at the gateway that was chosen.
     pub async fn join(&self, place: &ConnectionResponse) -> Result<Leg, Refusal> {
-        self.knock(&place.gateway_location, Role::Client, place.ringway.ticket.expose()).await
+        self.knock(place.gateway_location.expose(), Role::Client, place.ringway.ticket.expose())
+            .await
     }
 
     /// A leg with any ticket at any gateway.

@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use super::{access, conditional, entity_tag, icon};
 use crate::broker::Shared;
 use crate::broker::http::Refused;
-use crate::broker::place::{application, load_balance_info};
 use crate::config::broker::{BrokerConfig, Resource};
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::ResourceId;
 use crate::wire::feed::{ResourceKind, file_stem};
 use crate::wire::rdp_file::RdpFile;
+use crate::wire::resource_name::ResourceName;
 use crate::wire::tswp::ICON_SIZES;
 
 /// `GET /api/feed/rdp/{id}`, with or without `.rdp` behind it (step 5): the
@@ -147,7 +147,8 @@ pub fn revision(
 /// that a signature can cover, so nobody can send a user elsewhere.
 fn compose(config: &BrokerConfig, resource: &Resource, gateway: &str) -> RdpFile {
     let mut file = RdpFile::new();
-    let workspace = config.workspace_of(resource);
+    let workspace = Some(config.workspace_of(resource).clone());
+    let name = ResourceName { workspace, resource: resource.id.clone() };
     let app_mode = i64::from(resource.kind == ResourceKind::RemoteApp);
     // Clients insist on an address; the gateway decides where it goes.
     file.set_string("full address", resource.id.as_str());
@@ -157,8 +158,8 @@ fn compose(config: &BrokerConfig, resource: &Resource, gateway: &str) -> RdpFile
     file.set_integer("gatewayprofileusagemethod", 1);
     file.set_integer("gatewaycredentialssource", 5);
     file.set_string("resourceprovider", "arm");
-    file.set_string("loadbalanceinfo", &load_balance_info(workspace, &resource.id));
-    file.set_string("remoteapplicationprogram", &application(&resource.id));
+    file.set_string("loadbalanceinfo", &name.load_balance_info());
+    file.set_string("remoteapplicationprogram", &name.application());
     file.set_integer("remoteapplicationmode", app_mode);
     if resource.kind == ResourceKind::RemoteApp {
         file.set_string("remoteapplicationname", &resource.title);

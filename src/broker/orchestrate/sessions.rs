@@ -70,7 +70,16 @@ impl Core {
         let settled =
             Some(Settled { gateway: judged.gateway.clone(), explain: judged.explain.clone() });
         self.records.placed(judged, host.clone());
-        Ok(Placement { session, host, gateway_url, client_ticket, expires_at, settled })
+        Ok(Placement {
+            session,
+            host,
+            gateway_url,
+            client_ticket,
+            expires_at,
+            settled,
+            server_certificate: None,
+            server_name: None,
+        })
     }
 
     fn sign(

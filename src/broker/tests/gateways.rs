@@ -39,6 +39,7 @@ fn ask(gateway: &FakeGateway, number: u8, explain: Explain) {
         gateway: explain.lines[0].gateway.clone(),
         explain,
         session: session(number),
+        here_only: false,
     }));
 }
 

@@ -82,7 +82,7 @@ impl Callback {
 async fn serve(mut stream: TcpStream, attempt: &Attempt) -> Option<Result<Secret, LoginError>> {
     let head = read_head(&mut stream).await?;
     let answer = if head.method == "GET" && head.path == PATH {
-        attempt.answer(&head.query)
+        attempt.answer(head.query())
     } else {
         Answer::Strangers
     };

@@ -199,6 +199,11 @@ impl Control {
         self.table.explain(&self.table.select(client, session, self.now_ms()))
     }
 
+    /// This gateway alone, for a client that has no choice.
+    fn judged_alone(&self, client: ClientView<'_>, session: SessionId) -> Explain {
+        self.table.explain_own(client, session, self.now_ms())
+    }
+
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Place { question, answer } => self.place(question, answer),

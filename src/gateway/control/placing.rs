@@ -127,9 +127,15 @@ impl Control {
             samples: &question.samples,
             unreachable: &question.unreachable,
         };
-        let explain = self.judged(client, session);
+        let here_only = question.here_only;
+        let explain = if here_only {
+            self.judged_alone(client, session)
+        } else {
+            self.judged(client, session)
+        };
         let Some(chosen) = explain.chosen() else {
-            return Err(Box::new((answer, Code::NoGateway.into())));
+            let code = if here_only { Code::GatewayFull } else { Code::NoGateway };
+            return Err(Box::new((answer, code.into())));
         };
         let gateway = chosen.gateway.clone();
         let candidates = self.table.entries().len();
@@ -148,6 +154,7 @@ impl Control {
             gateway: gateway.clone(),
             explain: explain.clone(),
             session,
+            here_only,
         });
         if self.broker.send(message).is_err() {
             return Err(Box::new((answer, Code::BrokerUnreachable.into())));

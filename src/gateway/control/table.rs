@@ -7,7 +7,7 @@ use crate::config::gateway::GatewayLimits;
 use crate::core::ids::{GatewayId, SessionId};
 use crate::core::selection::{
     Candidate, Explain, GROUP_WIDTH_US, Rank, Rtt, RttSource, Selection, Standing, Way, mark,
-    select_ranked,
+    select, select_ranked,
 };
 use crate::wire::arm::{LISTED_MAX, ListedGateway, RttSample, SAMPLES_MAX};
 use crate::wire::channel::GatewayEntry;
@@ -217,6 +217,14 @@ impl GatewayTable {
     #[must_use]
     pub fn explain(&self, selection: &Selection) -> Explain {
         selection.explain(|index| self.entries.get(index).map(|entry| entry.gateway.clone()))
+    }
+
+    /// The same with nothing but this gateway to choose.
+    #[must_use]
+    pub fn explain_own(&self, client: ClientView<'_>, session: SessionId, now_ms: u64) -> Explain {
+        let own = self.rows.iter().find(|row| row.is_own);
+        let own = own.map(|row| row.candidate(self.way(row, client.rtt_us, now_ms)));
+        select(own, session, None).explain(|_| Some(self.own.clone()))
     }
 
     /// Where a client may measure its way to: the best, as it looks from here.

@@ -228,3 +228,23 @@ proptest::proptest! {
         proptest::prop_assert_eq!(fast.chosen(), slow.chosen());
     }
 }
+
+#[test]
+fn a_client_that_has_no_choice_is_judged_by_this_gateway_alone() {
+    let mut table = table(["better", "own"]);
+    let explained = |table: &GatewayTable| {
+        let client = ClientView { rtt_us: Some(30_000), ..ClientView::default() };
+        let explain = table.explain_own(client, SessionId([1; 16]), 0);
+        let [line] = &explain.lines[..] else { panic!("{explain:?}") };
+        assert_eq!((line.gateway.as_str(), line.group, explain.left_out), ("own", Some(3), 0));
+        line.verdict
+    };
+    assert_eq!(explained(&table), Verdict::Chosen);
+    table.replace(vec![entry("better"), GatewayEntry { capacity: 6, ..entry("own") }]);
+    assert_eq!(explained(&table), Verdict::Full);
+    table.replace(vec![entry("better"), GatewayEntry { draining: true, ..entry("own") }]);
+    assert_eq!(explained(&table), Verdict::Draining);
+    table.replace(vec![entry("better")]);
+    let none = table.explain_own(ClientView::default(), SessionId([1; 16]), 0);
+    assert_eq!(none, Explain::default());
+}

@@ -85,7 +85,8 @@ async fn accept_until_stopped(
                 match Connection::new(stream, peer, shared, buffers.clone(), meter) {
                     Ok(connection) => {
                         tokio_uring::spawn(async move {
-                            requests::serve(connection, Rc::new(presence)).await;
+                            requests::serve(connection).await;
+                            drop(presence);
                         });
                     }
                     Err(error) => tracing::debug!(%peer, %error, "Dropped a connection"),

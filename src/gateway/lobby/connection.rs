@@ -196,7 +196,12 @@ impl Connection {
 
     /// Answers with a refusal, counts it, and closes in a way that lets the
     /// answer arrive.
-    pub async fn refuse(mut self, refusal: &Refusal) {
+    pub async fn refuse(self, refusal: &Refusal) {
+        self.refuse_in(&http_head::refusal(refusal), refusal).await;
+    }
+
+    /// The same in the words of whoever asked.
+    pub async fn refuse_in(mut self, answer: &[u8], refusal: &Refusal) {
         self.shared.count_refusal(refusal.code);
         if refusal.code == Code::RequestTimeout {
             self.shared.counters.timeouts.fetch_add(1, Relaxed);
@@ -208,7 +213,7 @@ impl Connection {
             detail = refusal.detail.as_deref().unwrap_or_default(),
             "Refused a connection"
         );
-        if self.tls.is_established() && self.write(&http_head::refusal(refusal)).await.is_ok() {
+        if self.tls.is_established() && self.write(answer).await.is_ok() {
             self.close().await;
         }
     }

@@ -6,7 +6,9 @@
 
 mod accept;
 mod connection;
+mod exchange;
 pub mod meter;
+mod placing;
 mod requests;
 mod waiting;
 

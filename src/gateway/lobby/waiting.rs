@@ -1,5 +1,6 @@
 //! Two legs become a session (steps 8, 10 and 11).
 
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,86 +9,151 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::Connection;
+use super::meter::Meter;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
-use crate::core::tickets::Claims;
+use crate::core::pairing::NoWait;
+use crate::core::tickets::{Claims, Role};
 use crate::gateway::relay::{Command, Leg, Session, SessionCounters};
-use crate::gateway::shared::{LiveEntry, Request, Shared, Wake, lock};
-use crate::wire::{http_head, relay_answer};
+use crate::gateway::shared::{Joining, LiveEntry, Request, Shared, Wake, lock};
+use crate::wire::http_head::{self, RequestHead};
+use crate::wire::relay_answer;
 
-/// A client with a good ticket: ask for its host, wait, hand both over. `begun`
-/// is when it had asked to.
-pub async fn wait_for_host(mut connection: Connection, claims: Claims, begun: Instant) {
+/// The header that carries a leg's ticket.
+const TICKET_HEADER: &str = "ringway-ticket";
+
+/// A request of our connector, or of an agent, to become a leg.
+pub async fn relay(connection: Connection, head: &RequestHead, role: Role) {
+    let begun = Instant::now();
+    if !head.upgrades_to(relay_answer::PROTOCOL) {
+        return connection.refuse(&Code::UpgradeRequired.into()).await;
+    }
+    let ticket = head.header(TICKET_HEADER).unwrap_or_default();
+    let claims = match connection.shared.admit(ticket, role) {
+        Ok(claims) => claims,
+        Err(code) => return connection.refuse(&code.into()).await,
+    };
+    match role {
+        Role::Client => {
+            let limit = connection.shared.config().limits.pair_timeout_ms;
+            let due = Due { begun, deadline: Instant::now() + Duration::from_millis(limit) };
+            let greeting = http_head::switching_protocols(relay_answer::PROTOCOL);
+            join_host(connection, claims, due, &greeting).await;
+        }
+        Role::Host => join_client(connection, claims).await,
+    }
+}
+
+/// When a client asked for its session, and when it must have been told.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    pub begun: Instant,
+    pub deadline: Instant,
+}
+
+/// A client with a good ticket: ask for its host, wait, greet it, hand both
+/// over.
+pub async fn join_host(mut connection: Connection, claims: Claims, due: Due, greeting: &[u8]) {
+    let shared = Arc::clone(&connection.shared);
+    let arrived = match wait_for_host(&mut connection, &claims, due, pending()).await {
+        Ok(arrived) => arrived,
+        Err(NoHost::ClientLeft) => return,
+        Err(NoHost::Refused(refusal)) => return connection.refuse(&refusal).await,
+    };
+    let socket = match connection.reserve_socket() {
+        Ok(socket) => socket,
+        Err(refusal) => {
+            give_up(&shared, claims.session, refusal.code);
+            return connection.refuse(&refusal).await;
+        }
+    };
+    let meter = Rc::clone(&connection.meter);
+    let greeted = connection.write(greeting).await;
+    match greeted.and_then(|()| connection.into_leg(socket)) {
+        Ok(client) => begin(&shared, claims, client, arrived, &meter),
+        Err(_) => client_left(&shared, claims.session),
+    }
+}
+
+/// A session's host leg, and the place of the session until a worker has it.
+#[derive(Debug)]
+pub struct Arrived {
+    host: Box<Leg>,
+    joining: Joining,
+}
+
+/// Why a client gets no host. The broker knows already.
+#[derive(Debug)]
+pub enum NoHost {
+    ClientLeft,
+    Refused(Refusal),
+}
+
+/// Asks for a client's host and waits for it. `left` is another way to notice
+/// that the client is gone, besides its connection.
+pub async fn wait_for_host(
+    connection: &mut Connection,
+    claims: &Claims,
+    due: Due,
+    left: impl Future<Output = ()>,
+) -> Result<Arrived, NoHost> {
     let shared = Arc::clone(&connection.shared);
     let session = claims.session;
     let (waker, mut woken) = oneshot::channel();
     let registered = lock(&shared.pairing).wait(session, connection.peer.ip(), waker);
-    if let Err(code) = registered {
-        // Whoever waits for this session already goes on waiting.
-        return connection.refuse(&code.into()).await;
-    }
+    registered.map_err(|no| {
+        NoHost::Refused(match no {
+            NoWait::Taken => Code::TicketUsed.into(),
+            NoWait::TooMany => Code::TooManyWaiting.into(),
+        })
+    })?;
     if let Err(code) = shared.ask(Request::Orchestrate { session }) {
-        lock(&shared.pairing).take(session);
-        return connection.refuse(&code.into()).await;
+        lock(&shared.pairing).take(&session);
+        return Err(NoHost::Refused(code.into()));
     }
     let waiting_since = Instant::now();
-    connection.meter.record(|set| &mut set.admit_us, begun);
+    connection.meter.record(|set| &mut set.admit_us, due.begun);
     shared.teller.tell(8, Some(session), "ticket verified, broker asked");
 
-    let limit = Duration::from_millis(shared.config().limits.pair_timeout_ms);
-    let deadline = Instant::now() + limit;
-    let time_is_up = sleep_until(deadline);
-    tokio::pin!(time_is_up);
+    let gone = || {
+        client_left(&shared, session);
+        Err(NoHost::ClientLeft)
+    };
+    let time_is_up = sleep_until(due.deadline);
+    tokio::pin!(time_is_up, left);
     let outcome = loop {
         tokio::select! {
             wake = &mut woken => break wake.unwrap_or_else(|_| {
                 Wake::Refused(Code::Internal.into())
             }),
             () = &mut time_is_up => break Wake::Refused(Code::HostDidNotArrive.into()),
+            () = &mut left => return gone(),
             readable = connection.wait_readable(), if connection.has_room() => {
                 // Outside the select: a read that is under way must not be
                 // given up, or its bytes would be lost.
                 if readable.is_err() {
-                    return client_left(&shared, session);
+                    return gone();
                 }
-                match timeout_at(deadline, connection.fill()).await {
+                match timeout_at(due.deadline, connection.fill()).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) => return client_left(&shared, session),
+                    Ok(Err(_)) => return gone(),
                     Err(_) => break Wake::Refused(Code::HostDidNotArrive.into()),
                 }
             }
         }
     };
-    let (host, joining) = match outcome {
+    match outcome {
         Wake::Host(host, joining) => {
             connection.meter.record(|set| &mut set.pairing_us, waiting_since);
-            (host, joining)
+            Ok(Arrived { host, joining })
         }
         Wake::Refused(refusal) => {
-            lock(&shared.pairing).take(session);
+            lock(&shared.pairing).take(&session);
             give_up(&shared, session, refusal.code);
-            return connection.refuse(&refusal).await;
+            Err(NoHost::Refused(refusal))
         }
-    };
-    let socket = match connection.reserve_socket() {
-        Ok(socket) => socket,
-        Err(refusal) => {
-            give_up(&shared, session, refusal.code);
-            return connection.refuse(&refusal).await;
-        }
-    };
-    let meter = Rc::clone(&connection.meter);
-    let switched = connection.write(&http_head::switching_protocols(relay_answer::PROTOCOL)).await;
-    match switched.and_then(|()| connection.into_leg(socket)) {
-        Ok(client) => {
-            if begin(&shared, claims, client, *host) {
-                meter.record(|set| &mut set.join_us, joining.since);
-            }
-        }
-        Err(_) => client_left(&shared, session),
     }
-    drop(joining);
 }
 
 /// A session host with a good ticket: its client must be waiting.
@@ -115,12 +181,12 @@ pub async fn join_client(mut connection: Connection, claims: Claims) {
     let _ = waker.send(wake);
 }
 
-/// Step 11: both legs are in. Whether a worker has them now.
-fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) -> bool {
+/// Step 11: both legs are in.
+pub fn begin(shared: &Shared, claims: Claims, client: Leg, arrived: Arrived, meter: &Meter) {
     let session = claims.session;
+    let Arrived { host, joining } = arrived;
     let Some((index, worker)) = shared.choose_worker() else {
-        give_up(shared, session, Code::Internal);
-        return false;
+        return give_up(shared, session, Code::Internal);
     };
     let counters = Arc::new(SessionCounters::default());
     let entry = LiveEntry {
@@ -136,8 +202,7 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) -> bool {
     // Whoever revokes it looks there after: one of the two sees the other.
     if shared.is_revoked(session) {
         lock(&shared.live).remove(&session);
-        give_up(shared, session, Code::SessionRevoked);
-        return false;
+        return give_up(shared, session, Code::SessionRevoked);
     }
     if shared.ask(Request::Started { session }).is_err() {
         // Never learning of it, the broker would take it for one that did not
@@ -146,22 +211,24 @@ fn begin(shared: &Shared, claims: Claims, client: Leg, host: Leg) -> bool {
     }
     tracing::info!(step = 11, %session, host = %claims.host, worker = index, "Relaying");
     shared.teller.tell(11, Some(session), "both legs in, relaying");
-    let session_data = Session { id: session, host_id: claims.host, client, host, counters };
-    let handed_over = worker.tell(Command::Start(Box::new(session_data))).is_ok();
-    if !handed_over {
+    let session_data = Session { id: session, host_id: claims.host, client, host: *host, counters };
+    if worker.tell(Command::Start(Box::new(session_data))).is_ok() {
+        meter.record(|set| &mut set.join_us, joining.since);
+    } else {
         lock(&shared.live).remove(&session);
         give_up(shared, session, Code::GatewayFull);
     }
-    handed_over
 }
 
-fn client_left(shared: &Shared, session: SessionId) {
-    lock(&shared.pairing).take(session);
+/// The session comes to nothing: its client is gone.
+pub fn client_left(shared: &Shared, session: SessionId) {
+    lock(&shared.pairing).take(&session);
     shared.count_refusal(Code::ClientDidNotArrive);
     give_up(shared, session, Code::ClientDidNotArrive);
 }
 
-fn give_up(shared: &Shared, session: SessionId, code: Code) {
+/// The session comes to nothing.
+pub fn give_up(shared: &Shared, session: SessionId, code: Code) {
     tracing::info!(step = code.facts().step, %session, %code, "A session did not come about");
     if shared.ask(Request::GaveUp { session, code }).is_err() {
         tracing::warn!(%session, "The control thread is behind; a reservation expires by itself");

@@ -1,0 +1,129 @@
+//! What the lobby asks the broker for, through the control thread: a place, and
+//! which gateways there are (step 7).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::connection::Connection;
+use super::exchange::{Next, answer, json, read_body, send};
+use crate::core::codes::{Code, Refusal};
+use crate::core::secret::Secret;
+use crate::gateway::shared::{PlaceQuestion, Placed, Request, Shared};
+use crate::wire::arm::{
+    ConnectionRequest, ConnectionResponse, RingwayDetails, over_encoded, target_certificate,
+};
+use crate::wire::channel::Placement;
+use crate::wire::http_head::RequestHead;
+use crate::wire::resource_name::{ResourceName, WST_PATH};
+
+/// How our own connector calls itself. Whoever does not is a stock client.
+const CONNECTOR: &str = "ringway/";
+
+/// Whether the request comes from a client that knows nothing of us.
+pub fn is_from_stock_client(head: &RequestHead) -> bool {
+    !head.header("user-agent").is_some_and(|agent| agent.starts_with(CONNECTOR))
+}
+
+/// Step 7: which gateway, and a place on a host.
+pub async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
+    let begun = Instant::now();
+    let bearer = Secret::from(head.bearer().ok_or(Code::TokenMissing)?);
+    let body = read_body(connection, head).await?;
+    let request: ConnectionRequest = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::with_detail(Code::RequestMalformed, error))?;
+    let name = ResourceName::of_rdp_file(&request.load_balance_info, &request.application);
+    let question = PlaceQuestion {
+        bearer,
+        application: request.application,
+        load_balance_info: request.load_balance_info,
+        client: connection.peer,
+        client_rtt_us: connection.client_rtt_us(),
+        samples: request.ringway_rtt_samples,
+        unreachable: request.ringway_unreachable,
+        here_only: false,
+    };
+    let Placed { placement, gateway, explain } =
+        ask_for_place(&connection.shared, question).await?;
+    let certificate = certificate_of(&placement);
+    let stock_location = is_from_stock_client(head).then(|| stock_location(&placement, name));
+    let response = ConnectionResponse {
+        gateway_location: stock_location
+            .clone()
+            .unwrap_or_else(|| format!("{}/relay/client", placement.gateway_url).into()),
+        gateway_location_pre_web_socket: stock_location,
+        redirected_server_name: placement.server_name.unwrap_or_else(|| placement.host.to_string()),
+        redirected_server_cert: over_encoded(&target_certificate(certificate.as_deref())),
+        ringway: RingwayDetails {
+            session: placement.session,
+            gateway,
+            host: placement.host,
+            ticket: placement.client_ticket,
+            explain,
+        },
+    };
+    let next = send(connection, head, &json(&response)?).await?;
+    connection.meter.record(|set| &mut set.answer_us, begun);
+    Ok(next)
+}
+
+/// Where a stock client is sent. It goes there more than once, at times with
+/// nothing else in its hands: so the place is in the address, and the resource
+/// too, for when the place is used up.
+fn stock_location(placement: &Placement, name: Option<ResourceName>) -> Secret {
+    let origin = placement.gateway_url.trim_start_matches("https://");
+    let path = name.map_or_else(|| format!("{WST_PATH}/"), |name| name.wst_path());
+    let ticket = placement.client_ticket.expose();
+    format!("wss://{origin}{path}?{PLACE_PARAMETER}={ticket}").into()
+}
+
+/// The query parameter of a client's ticket.
+pub const PLACE_PARAMETER: &str = "place";
+
+fn certificate_of(placement: &Placement) -> Option<Vec<u8>> {
+    let text = placement.server_certificate.as_ref()?;
+    let certificate = STANDARD.decode(text);
+    if certificate.is_err() {
+        tracing::warn!(step = 9, host = %placement.host, "A host's certificate cannot be read");
+    }
+    certificate.ok()
+}
+
+/// Has a place reserved.
+pub async fn ask_for_place(shared: &Shared, question: PlaceQuestion) -> Result<Placed, Refusal> {
+    if shared.is_draining() {
+        return Err(Code::GatewayDraining.into());
+    }
+    shared.teller.tell(7, None, format!("asked at {}", shared.id));
+    let (answer, answered) = oneshot::channel();
+    shared.ask(Request::Place { question, answer })?;
+    broker_says(shared, answered).await
+}
+
+/// Which gateways a user may measure the way to, before step 7. The broker
+/// says whether it is a user: a stranger is not shown what there is.
+pub async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
+    let shared = Arc::clone(&connection.shared);
+    let bearer = Secret::from(head.bearer().ok_or(Code::TokenMissing)?);
+    let (answer_to, answered) = oneshot::channel();
+    let client_rtt_us = connection.client_rtt_us();
+    shared.ask(Request::List { bearer, client_rtt_us, answer: answer_to })?;
+    let list = broker_says(&shared, answered).await?;
+    answer(connection, head, &json(&list)?).await
+}
+
+/// What the control thread has from the broker, within its deadline.
+pub async fn broker_says<T>(
+    shared: &Shared,
+    answered: oneshot::Receiver<Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let limit = Duration::from_millis(shared.config().limits.broker_timeout_ms);
+    match timeout(limit, answered).await {
+        Ok(Ok(said)) => said,
+        Ok(Err(_)) | Err(_) => Err(Code::BrokerUnreachable.into()),
+    }
+}
