@@ -14,11 +14,11 @@ const FRONT_LEN_MAX: usize = HEADER_LEN + STATUS_LEN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     KeepAlive,
-    /// Answered with a close channel response (MS-TSGU 2.2.10.4).
+    /// Answered with a close channel response.
     CloseChannel(u32),
     /// The answer to ours.
     CloseChannelResponse(u32),
-    /// The answer to a reauthentication message (MS-TSGU 2.2.10.13).
+    /// The answer to a reauthentication message (MS-TSGU 2.2.10.12).
     Reauth,
 }
 
