@@ -76,7 +76,8 @@ impl RdpDown {
     }
 
     /// Appends to `out` what makes the client leave within a second: at most
-    /// 64 KiB, and a few bytes when nothing is under way.
+    /// 64 KiB, and a few bytes when nothing is under way. Nothing after what is
+    /// not RDP.
     pub fn farewell(&self, out: &mut Vec<u8>) {
         let under_way = self.front.get(..self.front_len).unwrap_or_default();
         let missing: &[u8] = match (self.layer, under_way) {
@@ -95,7 +96,8 @@ impl RdpDown {
         filled.observe(&filling);
         out.extend(filling);
         match filled.layer {
-            Layer::Tls | Layer::Unknown => out.extend(ALERT),
+            Layer::Tls => out.extend(ALERT),
+            Layer::Unknown => {}
             Layer::Negotiation | Layer::Plain => out.extend(ULTIMATUM),
         }
     }
@@ -269,11 +271,11 @@ mod tests {
     }
 
     #[test]
-    fn tls_without_negotiation_is_recognised_and_anything_else_gets_the_alert() {
+    fn tls_without_negotiation_is_recognised_and_anything_else_gets_nothing() {
         assert_eq!(farewell_after(&record(22, 70)), ALERT);
         assert_eq!(farewell_after(&record(22, 70)[..70]), [&[0; 5][..], &ALERT].concat());
-        assert_eq!(farewell_after(b"SSH-2.0"), ALERT);
-        assert_eq!(farewell_after(&[3, 0, 0, 3, 9]), ALERT, "a TPKT shorter than its header");
+        assert!(farewell_after(b"SSH-2.0").is_empty());
+        assert!(farewell_after(&[3, 0, 0, 3, 9]).is_empty(), "a TPKT shorter than its header");
     }
 
     fn units(tls: bool) -> impl Strategy<Value = Vec<Vec<u8>>> {
