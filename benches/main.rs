@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a measurement of what went wrong is worth nothing")]
 
 mod core;
+mod framing;
 mod gateway;
 mod observe;
 mod tls;

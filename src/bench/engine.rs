@@ -98,7 +98,7 @@ enum Target {
 impl Target {
     fn pack(self) -> EventData {
         let (kind, key) = match self {
-            Self::Leg(session, Side::Client) => (0, u64::from(session)),
+            Self::Leg(session, Side::Client | Side::Inbound) => (0, u64::from(session)),
             Self::Leg(session, Side::Host) => (1, u64::from(session)),
             Self::Unclaimed(key) => (2, key as u64),
             Self::Shake(key) => (3, key as u64),

@@ -61,7 +61,7 @@ impl Session {
 
     pub const fn leg(&mut self, side: Side) -> &mut Option<Leg> {
         match side {
-            Side::Client => &mut self.client,
+            Side::Client | Side::Inbound => &mut self.client,
             Side::Host => &mut self.host,
         }
     }
@@ -69,7 +69,7 @@ impl Session {
     /// A leg and what it sends.
     pub const fn sender(&mut self, side: Side) -> Option<(&mut Leg, &mut Flow)> {
         let (leg, flow) = match side {
-            Side::Client => (&mut self.client, &mut self.up),
+            Side::Client | Side::Inbound => (&mut self.client, &mut self.up),
             Side::Host => (&mut self.host, &mut self.down),
         };
         match leg {
@@ -81,7 +81,7 @@ impl Session {
     /// A leg and what it is sent.
     pub const fn receiver(&mut self, side: Side) -> Option<(&mut Leg, &mut Flow)> {
         let (leg, flow) = match side {
-            Side::Client => (&mut self.client, &mut self.down),
+            Side::Client | Side::Inbound => (&mut self.client, &mut self.down),
             Side::Host => (&mut self.host, &mut self.up),
         };
         match leg {
@@ -93,7 +93,7 @@ impl Session {
     /// What this side sends.
     pub const fn flow_of(&mut self, side: Side) -> &mut Flow {
         match side {
-            Side::Client => &mut self.up,
+            Side::Client | Side::Inbound => &mut self.up,
             Side::Host => &mut self.down,
         }
     }

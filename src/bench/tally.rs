@@ -53,7 +53,7 @@ impl Tally {
     pub fn message(&mut self, sender: Side, age_ns: u64) {
         let age_us = age_ns / 1_000;
         match sender {
-            Side::Client => {
+            Side::Client | Side::Inbound => {
                 self.messages_up += 1;
                 self.up_us.saturating_record(age_us);
             }
@@ -66,7 +66,7 @@ impl Tally {
 
     pub const fn bytes(&mut self, sender: Side, bytes: u64) {
         match sender {
-            Side::Client => self.bytes_up += bytes,
+            Side::Client | Side::Inbound => self.bytes_up += bytes,
             Side::Host => self.bytes_down += bytes,
         }
     }

@@ -37,6 +37,7 @@ close_reasons! {
     HostReset "host_reset" "The session host's connection failed (reset, unreachable, timed out).";
     ClientTlsError "client_tls_error" "The client broke the TLS protocol: bad record, bad MAC, forbidden message, fatal alert.";
     HostTlsError "host_tls_error" "The session host broke the TLS protocol: bad record, bad MAC, forbidden message, fatal alert.";
+    ClientFramingError "client_framing_error" "The client broke the protocol in which its bytes travel: WebSocket, HTTP chunks, or RD Gateway packets.";
     HalfCloseTimeout "half_close_timeout" "One side had closed, and the other sent nothing for the time that is allowed then.";
     IdleTimeout "idle_timeout" "No byte either way for the idle time (off unless configured).";
     LifetimeReached "lifetime_reached" "The session reached its longest allowed lifetime (off unless configured).";

@@ -27,6 +27,8 @@ pub enum FramingError {
     PacketTooLong,
     #[error("an RD Gateway packet contradicts its own lengths")]
     PacketLengths,
+    #[error("data came on a connection that carries none in that direction")]
+    NothingExpected,
     #[error("an RD Gateway packet holds what its type does not allow")]
     MalformedPacket,
 }

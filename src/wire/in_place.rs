@@ -1,6 +1,9 @@
 //! De-framing without a second buffer: payload moves to the front of the buffer
 //! that it arrived in.
 
+#[cfg(test)]
+use super::framing_error::FramingError;
+
 /// A buffer that is read at one place and, at or before it, written at another.
 ///
 /// ```text
@@ -119,6 +122,50 @@ fn move_blocks<const LEN: usize>(
         at += LEN;
     }
     at
+}
+
+/// What became of bytes that came in pieces.
+#[cfg(test)]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Decoded<C> {
+    pub(crate) payload: Vec<u8>,
+    /// With the length of the payload before each.
+    pub(crate) controls: Vec<(usize, C)>,
+    pub(crate) verdict: Result<(), FramingError>,
+}
+
+/// Decodes `bytes` in pieces of these lengths, and what is left as a last one.
+#[cfg(test)]
+pub(crate) fn decode_in_pieces<C>(
+    bytes: &[u8],
+    piece_lens: &[usize],
+    mut decode: impl FnMut(&mut InPlace<'_>) -> Result<Option<C>, FramingError>,
+) -> Decoded<C> {
+    let mut decoded = Decoded { payload: Vec::new(), controls: Vec::new(), verdict: Ok(()) };
+    let mut rest = bytes;
+    for len in piece_lens.iter().copied().chain([usize::MAX]) {
+        let (piece, more) = rest.split_at(len.min(rest.len()));
+        rest = more;
+        let mut buffer = piece.to_vec();
+        let mut input = InPlace::new(&mut buffer);
+        let verdict = loop {
+            match decode(&mut input) {
+                Ok(Some(control)) => {
+                    decoded.controls.push((decoded.payload.len() + input.written(), control));
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert!(verdict.is_err() || input.is_exhausted(), "something is left unread");
+        let written = input.written();
+        decoded.payload.extend(&buffer[..written]);
+        decoded.verdict = verdict;
+        if verdict.is_err() {
+            break;
+        }
+    }
+    decoded
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! coverage) and `tests/it/fuzz_corpora.rs` (the committed corpora and a bounded
 //! number of mutations, in every test run).
 
+mod framing;
 mod handshakes;
 mod records;
 mod sign_in;
@@ -44,6 +45,7 @@ pub const ALL: &[Target] = &[
     Target { name: "admin", run: admin, cost: 1 },
     Target { name: "arm", run: arm, cost: 1 },
     Target { name: "channel", run: channel, cost: 1 },
+    Target { name: "chunked", run: framing::chunked, cost: 2 },
     Target { name: "enrol_request", run: signed::enrol_request, cost: 4 },
     Target { name: "enrol_token", run: enrol_token, cost: 1 },
     Target { name: "feed_cookie", run: signed::feed_cookie, cost: 4 },
@@ -51,6 +53,7 @@ pub const ALL: &[Target] = &[
     Target { name: "identity_token", run: signed::identity_token, cost: 4 },
     Target { name: "rdp_file", run: signed::rdp_file, cost: 4 },
     Target { name: "rdp_signature", run: signed::rdp_signature, cost: 4 },
+    Target { name: "rdp_stream", run: framing::rdp_stream, cost: 2 },
     Target { name: "record_frame", run: record_frame, cost: 1 },
     Target { name: "record_layer", run: records::record_layer, cost: 40 },
     Target { name: "relay_answer", run: relay_answer, cost: 1 },
@@ -58,6 +61,9 @@ pub const ALL: &[Target] = &[
     Target { name: "ticket", run: signed::ticket, cost: 4 },
     Target { name: "tls_conversation", run: handshakes::conversation, cost: 40 },
     Target { name: "tls_greeting", run: handshakes::greeting, cost: 20 },
+    Target { name: "tsgu_relay", run: framing::tsgu_relay, cost: 2 },
+    Target { name: "tsgu_request", run: framing::tsgu_request, cost: 1 },
+    Target { name: "websocket", run: framing::websocket, cost: 2 },
 ];
 
 /// Runs the target of that name.

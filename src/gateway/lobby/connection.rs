@@ -21,6 +21,7 @@ use tokio_uring::net::TcpStream;
 use super::meter::Meter;
 use crate::core::codes::{Code, Refusal};
 use crate::gateway::relay::Leg;
+use crate::gateway::relay::framing::{Deframer, Framer};
 use crate::gateway::relay::ring::{round_trip_us, stream_readiness};
 use crate::gateway::shared::Shared;
 use crate::tls::handshake::{ServerHandshake, TlsError};
@@ -258,6 +259,9 @@ impl Connection {
             records: established.records,
             early_ciphertext: established.leftover_ciphertext,
             early_plaintext: established.leftover_plaintext,
+            deframer: Deframer::Raw,
+            framer: Framer::Raw,
+            inbound: None,
         })
     }
 }

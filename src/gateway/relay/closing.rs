@@ -4,6 +4,7 @@ use rustix::net::Shutdown;
 
 use super::engine::{LiveSession, Relay};
 use super::flow::FlowError;
+use super::framing::Leave;
 use super::kernel::Kernel;
 use super::leg::OutputEnd;
 use super::session::{ClosedSession, Side};
@@ -27,17 +28,39 @@ impl<K: Kernel> Relay<K> {
     pub fn on_closed_by(&mut self, index: usize, side: Side) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.first_to_close.get_or_insert(side);
+        let has_two = session.inbound.is_some();
         let (from, to) = session.legs(side);
         from.input_closed = true;
-        if to.output_end == OutputEnd::Open {
-            to.output_end = OutputEnd::Finishing;
-            let sealed = to.append_control(&mut self.arena, self.now_us, |records, out| {
-                records.seal_close_notify(out)
-            });
-            if sealed.is_err() {
-                self.end(index, CloseReason::GatewayFault, Some("close_notify not sealed".into()));
-            }
+        if has_two && side == Side::Client {
+            // Nothing was to come there. What it has sent on its other
+            // connection may still be under way.
+            return;
         }
+        let words = to.framer.farewell(CloseReason::HostClosed);
+        if to.finish(&mut self.arena, self.now_us, &words).is_err() {
+            self.end(index, CloseReason::GatewayFault, Some("close_notify not sealed".into()));
+        } else if side == Side::Inbound {
+            // Its other connection is of no use without this one.
+            self.end_politely(index, CloseReason::ClientClosed);
+        }
+    }
+
+    /// The client on `side` took its leave in its own framing. It is answered
+    /// in kind, and neither it nor the host has more to say.
+    pub fn on_leave(&mut self, index: usize, side: Side, leave: Leave) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.first_to_close.get_or_insert(side);
+        session.leg(side).input_closed = true;
+        let reason = match session.first_to_close {
+            Some(Side::Host) => CloseReason::HostClosed,
+            _ => CloseReason::ClientClosed,
+        };
+        let client = &mut session.client;
+        let answer = client.framer.answer(leave);
+        if client.finish(&mut self.arena, self.now_us, &answer).is_err() {
+            self.end(index, CloseReason::GatewayFault, Some("answer not sealed".into()));
+        }
+        self.end_politely(index, reason);
     }
 
     /// FIN. After `close_notify` it says nothing new; without it the stream
@@ -45,19 +68,18 @@ impl<K: Kernel> Relay<K> {
     pub fn on_end_of_stream(&mut self, index: usize, side: Side) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         if !session.leg(side).input_closed {
-            let reason = match side {
-                Side::Client => CloseReason::ClientTruncated,
-                Side::Host => CloseReason::HostTruncated,
+            let reason = if side.is_client() {
+                CloseReason::ClientTruncated
+            } else {
+                CloseReason::HostTruncated
             };
             self.end(index, reason, None);
         }
     }
 
     pub fn on_socket_failure(&mut self, index: usize, side: Side, errno: i32) {
-        let reason = match side {
-            Side::Client => CloseReason::ClientReset,
-            Side::Host => CloseReason::HostReset,
-        };
+        let reason =
+            if side.is_client() { CloseReason::ClientReset } else { CloseReason::HostReset };
         // The first reason stays: an ending session fails in more ways than one.
         self.end(index, reason, Some(std::io::Error::from_raw_os_error(errno).to_string()));
         // Nothing more reaches that side; the other may still get its rest.
@@ -68,14 +90,16 @@ impl<K: Kernel> Relay<K> {
     }
 
     pub fn on_flow_error(&mut self, index: usize, side: Side, error: &FlowError) {
-        let tls_error = |side| match side {
-            Side::Client => CloseReason::ClientTlsError,
-            Side::Host => CloseReason::HostTlsError,
+        let tls_error = |side: Side| match side.is_client() {
+            true => CloseReason::ClientTlsError,
+            false => CloseReason::HostTlsError,
         };
         let (reason, alert, detail) = match error {
             FlowError::Sender(error) => (tls_error(side), error.alert(), error.to_string()),
             FlowError::Alert(number) => (tls_error(side), None, format!("fatal alert {number}")),
             FlowError::Receiver(error) => (tls_error(side.other()), None, error.to_string()),
+            // Told in the framing, by the farewell.
+            FlowError::Framing(error) => (CloseReason::ClientFramingError, None, error.to_string()),
         };
         if let Some(description) = alert
             && let Some(session) = self.sessions.get_mut(index)
@@ -98,14 +122,12 @@ impl<K: Kernel> Relay<K> {
         if let Some(session) = self.sessions.get_mut(index)
             && session.ending.is_none()
         {
-            for side in [Side::Client, Side::Host] {
-                let leg = session.leg(side);
-                if leg.output_end == OutputEnd::Open {
-                    leg.output_end = OutputEnd::Finishing;
-                    let _ = leg.append_control(&mut self.arena, self.now_us, |records, out| {
-                        records.seal_close_notify(out)
-                    });
-                }
+            for side in session.sides() {
+                let leg = session.leg(*side);
+                let words = leg.framer.farewell(reason);
+                // Without room for them the peer sees a cut stream, which is
+                // just as final.
+                let _ = leg.finish(&mut self.arena, self.now_us, &words);
             }
         }
         self.end(index, reason, None);
@@ -120,10 +142,16 @@ impl<K: Kernel> Relay<K> {
         }
         let deadline_us = self.now_us + self.settings.limits.drain_output_ms * 1_000;
         session.ending = Some(Ending { reason, detail, deadline_us, cut: false });
-        for side in [Side::Client, Side::Host] {
-            self.regulate(index, side);
-            self.mark_dirty(index, side);
-            self.after_output(index, side);
+        if session.client.framer.says_goodbye() {
+            // Who waits for the framing's word would wait forever for the end
+            // of a stream that was cut on the other side.
+            let words = session.client.framer.farewell(reason);
+            let _ = session.client.finish(&mut self.arena, self.now_us, &words);
+        }
+        for side in session.sides() {
+            self.regulate(index, *side);
+            self.mark_dirty(index, *side);
+            self.after_output(index, *side);
         }
     }
 
@@ -135,17 +163,16 @@ impl<K: Kernel> Relay<K> {
             leg.output_end = OutputEnd::Finished;
             self.kernel.shutdown(&leg.socket, Shutdown::Write);
         }
-        let both =
-            |f: fn(&super::leg::LiveLeg<K::Socket>) -> bool| f(&session.client) && f(&session.host);
-        let both_closed = both(|leg| leg.input_closed && leg.output_end == OutputEnd::Finished);
-        let both_drained = both(super::leg::LiveLeg::is_drained);
-        if session.ending.is_none() && both_closed {
+        let all_closed =
+            session.all_legs(|leg| leg.input_closed && leg.output_end == OutputEnd::Finished);
+        let all_drained = session.all_legs(super::leg::LiveLeg::is_drained);
+        if session.ending.is_none() && all_closed {
             let reason = match session.first_to_close {
                 Some(Side::Host) => CloseReason::HostClosed,
                 _ => CloseReason::ClientClosed,
             };
             self.end(index, reason, None);
-        } else if session.ending.is_some() && both_drained {
+        } else if session.ending.is_some() && all_drained {
             self.cut(index);
         }
     }
@@ -157,8 +184,8 @@ impl<K: Kernel> Relay<K> {
         if std::mem::replace(&mut ending.cut, true) {
             return;
         }
-        for leg in [&session.client, &session.host] {
-            self.kernel.shutdown(&leg.socket, Shutdown::Both);
+        for side in session.sides() {
+            self.kernel.shutdown(&session.leg(*side).socket, Shutdown::Both);
         }
     }
 
@@ -166,7 +193,7 @@ impl<K: Kernel> Relay<K> {
     pub fn reap(&mut self, index: usize) {
         let Some(session) = self.sessions.get(index) else { return };
         let cut = session.ending.as_ref().is_some_and(|ending| ending.cut);
-        if !cut || session.client.operations + session.host.operations > 0 {
+        if !cut || !session.all_legs(|leg| leg.operations == 0) {
             return;
         }
         let mut session = self.sessions.remove(index);
@@ -174,9 +201,9 @@ impl<K: Kernel> Relay<K> {
         if self.index_of.get(&session.id) == Some(&index) {
             self.index_of.remove(&session.id);
         }
-        discard_output(&mut session, Side::Client, &mut self.arena);
-        discard_output(&mut session, Side::Host, &mut self.arena);
-        for leg in [&mut session.client, &mut session.host] {
+        for side in session.sides() {
+            discard_output(&mut session, *side, &mut self.arena);
+            let leg = session.leg(*side);
             if leg.partial.capacity() > 0 {
                 leg.partial.clear();
                 self.partials.push(std::mem::take(&mut leg.partial));

@@ -12,7 +12,7 @@ use super::closing::Ending;
 use super::kernel::Kernel;
 use super::leg::{LiveLeg, OutputEnd, Receiving};
 use super::ring::{Arena, Completion, ReceiveEnd, Token};
-use super::session::{Session, SessionCounters, Side};
+use super::session::{Leg, Session, SessionCounters, Side};
 use super::{Event, WorkerSettings, WorkerStats};
 use crate::core::ids::{HostId, SessionId};
 use crate::observe::close_reason::CloseReason;
@@ -21,12 +21,17 @@ use crate::observe::histograms::RelayHistograms;
 /// Events kept when the control thread does not take them; more are dropped,
 /// and the log says so.
 const EVENTS_UNSENT_MAX: usize = 65_536;
+/// Places in the table of tokens for one session: two legs, and the second
+/// connection of some clients.
+const LEGS_PER_SESSION: u32 = 4;
 
 pub(super) struct LiveSession<S> {
     pub id: SessionId,
     pub host_id: HostId,
     pub client: LiveLeg<S>,
     pub host: LiveLeg<S>,
+    /// Where the client sends, if it does not where it receives.
+    pub inbound: Option<Box<LiveLeg<S>>>,
     pub counters: Arc<SessionCounters>,
     pub started_us: u64,
     pub last_activity_us: u64,
@@ -35,19 +40,45 @@ pub(super) struct LiveSession<S> {
 }
 
 impl<S> LiveSession<S> {
-    pub fn leg(&mut self, side: Side) -> &mut LiveLeg<S> {
-        match side {
-            Side::Client => &mut self.client,
-            Side::Host => &mut self.host,
+    /// The sides that there are.
+    pub fn sides(&self) -> &'static [Side] {
+        match self.inbound {
+            None => &[Side::Client, Side::Host],
+            Some(_) => &[Side::Client, Side::Host, Side::Inbound],
         }
     }
 
-    /// The leg on `side`, then the other.
-    pub fn legs(&mut self, side: Side) -> (&mut LiveLeg<S>, &mut LiveLeg<S>) {
-        match side {
-            Side::Client => (&mut self.client, &mut self.host),
-            Side::Host => (&mut self.host, &mut self.client),
+    /// Sides of which it is asked are among [`LiveSession::sides`].
+    pub fn leg(&mut self, side: Side) -> &mut LiveLeg<S> {
+        match (side, self.inbound.as_deref_mut()) {
+            (Side::Host, _) => &mut self.host,
+            (Side::Inbound, Some(inbound)) => inbound,
+            (Side::Client | Side::Inbound, _) => &mut self.client,
         }
+    }
+
+    /// The leg on `side`, then the one that gets what comes there.
+    pub fn legs(&mut self, side: Side) -> (&mut LiveLeg<S>, &mut LiveLeg<S>) {
+        match (side, self.inbound.as_deref_mut()) {
+            (Side::Host, _) => (&mut self.host, &mut self.client),
+            (Side::Inbound, Some(inbound)) => (inbound, &mut self.host),
+            (Side::Client | Side::Inbound, _) => (&mut self.client, &mut self.host),
+        }
+    }
+
+    /// Who sends to the leg on `side`.
+    pub fn senders_to(&self, side: Side) -> &'static [Side] {
+        match (side, &self.inbound) {
+            (Side::Host, None) => &[Side::Client],
+            (Side::Host, Some(_)) => &[Side::Client, Side::Inbound],
+            (Side::Client, _) => &[Side::Host],
+            (Side::Inbound, _) => &[],
+        }
+    }
+
+    /// Whether a condition holds for every leg.
+    pub fn all_legs(&self, holds: impl Fn(&LiveLeg<S>) -> bool) -> bool {
+        holds(&self.client) && holds(&self.host) && self.inbound.as_deref().is_none_or(holds)
     }
 }
 
@@ -130,8 +161,12 @@ impl<K: Kernel> Relay<K> {
 
     /// Which leg a completion belongs to; none when its session is gone.
     fn locate(&self, token: Token) -> Option<(usize, Side)> {
-        let index = (token.leg / 2) as usize;
-        let side = if token.leg.is_multiple_of(2) { Side::Client } else { Side::Host };
+        let index = (token.leg / LEGS_PER_SESSION) as usize;
+        let side = match token.leg % LEGS_PER_SESSION {
+            0 => Side::Client,
+            1 => Side::Host,
+            _ => Side::Inbound,
+        };
         let session = self.sessions.get(index)?;
         (session.client.token.generation == token.generation).then_some((index, side))
     }
@@ -153,6 +188,23 @@ impl<K: Kernel> Relay<K> {
         }
     }
 
+    /// Shows a text where the client's protocol has such a thing. A client that
+    /// lags does not get it: nobody waits for it.
+    pub fn notify_all(&mut self, text: &str) {
+        for (index, session) in &mut self.sessions {
+            let client = &mut session.client;
+            let words = client.framer.notice(text);
+            if words.is_empty() || client.output_end != OutputEnd::Open || client.output_bytes > 0 {
+                continue;
+            }
+            // A key that is used up ends the session with the next data.
+            let _ = client.append_words(&mut self.arena, self.now_us, &words);
+            if !std::mem::replace(&mut client.dirty, true) {
+                self.dirty.push((index, Side::Client));
+            }
+        }
+    }
+
     /// Gives out what was measured, goes on with an empty set.
     pub fn exchange_histograms(&mut self, empty: Box<RelayHistograms>) {
         let part = std::mem::replace(&mut self.histograms, empty);
@@ -164,19 +216,27 @@ impl<K: Kernel> Relay<K> {
         let entry = self.sessions.vacant_entry();
         let index = entry.key();
         // Session limits are far below what a token can name.
-        let leg = u32::try_from(index * 2).unwrap_or(u32::MAX);
-        let early = [(Side::Client, &mut session.client), (Side::Host, &mut session.host)].map(
-            |(side, leg)| {
-                let plaintext = std::mem::take(&mut leg.early_plaintext);
-                (side, plaintext, std::mem::take(&mut leg.early_ciphertext))
-            },
-        );
+        let leg = u32::try_from(index * LEGS_PER_SESSION as usize).unwrap_or(u32::MAX);
+        let mut inbound = session.client.inbound.take();
+        let mut early = Vec::new();
+        let mut keep_early = |side, leg: &mut Leg<K::Socket>| {
+            let plaintext = std::mem::take(&mut leg.early_plaintext);
+            early.push((side, plaintext, std::mem::take(&mut leg.early_ciphertext)));
+        };
+        keep_early(Side::Client, &mut session.client);
+        keep_early(Side::Host, &mut session.host);
+        if let Some(inbound) = &mut inbound {
+            keep_early(Side::Inbound, inbound);
+        }
         self.index_of.insert(session.id, index);
         entry.insert(LiveSession {
             id: session.id,
             host_id: session.host_id,
             client: LiveLeg::new(session.client, Token::new(leg, self.generation)),
             host: LiveLeg::new(session.host, Token::new(leg + 1, self.generation)),
+            inbound: inbound.map(|inbound| {
+                Box::new(LiveLeg::new(*inbound, Token::new(leg + 2, self.generation)))
+            }),
             counters: session.counters,
             started_us: self.now_us,
             last_activity_us: self.now_us,
@@ -185,8 +245,6 @@ impl<K: Kernel> Relay<K> {
         });
         for (side, plaintext, ciphertext) in early {
             self.relay_early(index, side, &plaintext, &ciphertext);
-        }
-        for side in [Side::Client, Side::Host] {
             self.regulate(index, side);
             self.mark_dirty(index, side);
         }

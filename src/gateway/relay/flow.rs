@@ -4,14 +4,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::engine::Relay;
+use super::framing::Leave;
 use super::kernel::Kernel;
-use super::leg::LiveLeg;
+use super::leg::{LiveLeg, OutputEnd};
 use super::ring::{Arena, Slot};
 use super::session::Side;
 
 use crate::tls::record::{
     Framed, MAX_OVERHEAD, MAX_PLAINTEXT_LEN, MAX_RECORD_LEN, Opened, RecordError, next_record,
 };
+use crate::wire::framing_error::FramingError;
+
+/// Pings are answered while less than this is queued for who sent them.
+const PONGS_UP_TO_BYTES: usize = 64 * 1024;
 
 /// What a batch of input came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(super) enum Flow {
     Open,
     /// The sender said `close_notify`.
     Closed,
+    /// The sender took its leave in its framing.
+    Left(Leave),
 }
 
 /// Why a batch could not be relayed, and whose fault it is.
@@ -29,6 +36,8 @@ pub(super) enum FlowError {
     Sender(RecordError),
     /// The sender sent a fatal alert.
     Alert(u8),
+    /// What the sender sent is not framed as agreed.
+    Framing(FramingError),
     /// The receiver's records cannot be made any more.
     Receiver(RecordError),
 }
@@ -52,9 +61,10 @@ impl<K: Kernel> Relay<K> {
         let outcome = if ending || from.input_closed {
             Ok(Flow::Open)
         } else {
-            let (session_bytes, worker_bytes) = match side {
-                Side::Client => (&counters.bytes_up, &self.stats.bytes_up),
-                Side::Host => (&counters.bytes_down, &self.stats.bytes_down),
+            let (session_bytes, worker_bytes) = if side.is_client() {
+                (&counters.bytes_up, &self.stats.bytes_up)
+            } else {
+                (&counters.bytes_down, &self.stats.bytes_down)
             };
             let mut path = Path {
                 from,
@@ -86,10 +96,14 @@ impl<K: Kernel> Relay<K> {
             now_us: self.now_us,
             bytes: 0,
         };
-        let outcome = path.relay_plaintext(plaintext).and_then(|()| path.relay(ciphertext));
-        let (session_bytes, worker_bytes) = match side {
-            Side::Client => (&counters.bytes_up, &self.stats.bytes_up),
-            Side::Host => (&counters.bytes_down, &self.stats.bytes_down),
+        let outcome = path.relay_plaintext(plaintext).and_then(|flow| match flow {
+            Flow::Open => path.relay(ciphertext),
+            over => Ok(over),
+        });
+        let (session_bytes, worker_bytes) = if side.is_client() {
+            (&counters.bytes_up, &self.stats.bytes_up)
+        } else {
+            (&counters.bytes_down, &self.stats.bytes_down)
         };
         count(path.bytes, session_bytes, worker_bytes);
         self.after_input(index, side, outcome);
@@ -99,11 +113,12 @@ impl<K: Kernel> Relay<K> {
         match outcome {
             Ok(Flow::Open) => {}
             Ok(Flow::Closed) => self.on_closed_by(index, side),
+            Ok(Flow::Left(leave)) => self.on_leave(index, side, leave),
             Err(error) => self.on_flow_error(index, side, &error),
         }
-        // The other leg has data to send; this one may owe a key update.
-        self.mark_dirty(index, Side::Client);
-        self.mark_dirty(index, Side::Host);
+        // The other leg has data to send; this one may owe an answer.
+        self.mark_dirty(index, side);
+        self.mark_dirty(index, side.other());
         self.regulate(index, side);
     }
 
@@ -127,9 +142,10 @@ impl<K: Kernel> Relay<K> {
                 leg.output_bytes = leg.output_bytes.saturating_sub(sent);
                 if slot.is_empty() {
                     let added_us = self.now_us.saturating_sub(slot.first_received_us);
-                    let histogram = match side {
-                        Side::Host => &mut self.histograms.up_us,
-                        Side::Client => &mut self.histograms.down_us,
+                    let histogram = if side.is_client() {
+                        &mut self.histograms.down_us
+                    } else {
+                        &mut self.histograms.up_us
                     };
                     histogram.saturating_record(added_us);
                     self.arena.put(slot);
@@ -144,7 +160,10 @@ impl<K: Kernel> Relay<K> {
                     // Short: the rest goes before anything else.
                     leg.send(&mut self.kernel, slot);
                 }
-                self.regulate(index, side.other());
+                let senders = session.senders_to(side);
+                for sender in senders {
+                    self.regulate(index, *sender);
+                }
             }
             Ok(_) => {
                 self.arena.put(slot);
@@ -184,8 +203,8 @@ impl<S> Path<'_, S> {
             input = self.complete_partial(input)?;
             if !self.from.partial.is_empty() {
                 match self.relay_partial()? {
-                    Some(Flow::Closed) => return Ok(Flow::Closed),
                     Some(Flow::Open) => {}
+                    Some(over) => return Ok(over),
                     None => return Ok(Flow::Open),
                 }
             }
@@ -194,10 +213,10 @@ impl<S> Path<'_, S> {
             match next_record(input).map_err(FlowError::Sender)? {
                 Framed::Complete { total_len, .. } => {
                     let Some((record, rest)) = input.split_at_checked(total_len) else { break };
-                    if self.relay_record(record)? == Flow::Closed {
-                        return Ok(Flow::Closed);
+                    match self.relay_record(record)? {
+                        Flow::Open => input = rest,
+                        over => return Ok(over),
                     }
-                    input = rest;
                 }
                 Framed::Incomplete { .. } => {
                     let mut memory =
@@ -245,36 +264,67 @@ impl<S> Path<'_, S> {
     /// wants its plaintext, and seals it there.
     fn relay_record(&mut self, record: &[u8]) -> Result<Flow, FlowError> {
         self.rekey_if_due()?;
-        self.to.ensure_room(record.len() + MAX_OVERHEAD, self.arena, self.now_us);
-        let offset = self.to.records.plaintext_offset();
+        let offset = self.make_room(record.len());
         let room = self.to.output.back_mut().map(Slot::room).unwrap_or_default();
         let place = room.get_mut(offset..).unwrap_or_default();
         match self.from.records.open_into(record, place).map_err(FlowError::Sender)? {
-            Opened::Data { len: 0 } => {}
-            Opened::Data { len } => {
-                self.to.seal(len).map_err(FlowError::Receiver)?;
-                self.bytes += len as u64;
-            }
-            Opened::CloseNotify => return Ok(Flow::Closed),
-            Opened::Alert { description, .. } => return Err(FlowError::Alert(description)),
-            Opened::Control => self.answer_key_update()?,
+            Opened::Data { len: 0 } => Ok(Flow::Open),
+            Opened::Data { len } => self.pass_on(offset, len),
+            Opened::CloseNotify => Ok(Flow::Closed),
+            Opened::Alert { description, .. } => Err(FlowError::Alert(description)),
+            Opened::Control => self.answer_key_update().map(|()| Flow::Open),
         }
-        Ok(Flow::Open)
     }
 
-    fn relay_plaintext(&mut self, plaintext: &[u8]) -> Result<(), FlowError> {
+    fn relay_plaintext(&mut self, plaintext: &[u8]) -> Result<Flow, FlowError> {
         for chunk in plaintext.chunks(MAX_PLAINTEXT_LEN) {
             self.rekey_if_due()?;
-            self.to.ensure_room(chunk.len() + MAX_OVERHEAD, self.arena, self.now_us);
-            let offset = self.to.records.plaintext_offset();
+            let offset = self.make_room(chunk.len());
             let room = self.to.output.back_mut().map(Slot::room).unwrap_or_default();
             if let Some(place) = room.get_mut(offset..offset + chunk.len()) {
                 place.copy_from_slice(chunk);
             }
-            self.to.seal(chunk.len()).map_err(FlowError::Receiver)?;
-            self.bytes += chunk.len() as u64;
+            match self.pass_on(offset, chunk.len())? {
+                Flow::Open => {}
+                over => return Ok(over),
+            }
         }
-        Ok(())
+        Ok(Flow::Open)
+    }
+
+    /// Makes room for what a record of this length may come to. Returns where
+    /// its plaintext has to be, so that headers fit before it.
+    fn make_room(&mut self, record_len: usize) -> usize {
+        let before = self.to.framer.room_before();
+        // Headers may make it two records.
+        let overhead = if before == 0 { MAX_OVERHEAD } else { before + 2 * MAX_OVERHEAD };
+        self.to.ensure_room(record_len + overhead, self.arena, self.now_us);
+        self.to.records.plaintext_offset() + before
+    }
+
+    /// Strips what the sender put around the `len` bytes at `offset`, puts the
+    /// receiver's around them, seals.
+    fn pass_on(&mut self, offset: usize, len: usize) -> Result<Flow, FlowError> {
+        let room = self.to.output.back_mut().map(Slot::room).unwrap_or_default();
+        let (piece, before) = (offset..offset + len, self.to.framer.room_before());
+        let piece = room.get_mut(piece).ok_or(FlowError::Receiver(RecordError::BufferTooSmall))?;
+        let stripped = self.from.deframer.strip(piece).map_err(FlowError::Framing)?;
+        if stripped.len > 0 {
+            let place = room.get_mut(offset - before..).unwrap_or_default();
+            let wrapped = self.to.framer.wrap(place, stripped.len).map_err(FlowError::Framing)?;
+            self.to.seal_all(wrapped).map_err(FlowError::Receiver)?;
+            self.bytes += stripped.len as u64;
+        }
+        // A peer that pings and does not read is owed nothing.
+        if let Some(ping) = stripped.ping
+            && self.from.output_bytes < PONGS_UP_TO_BYTES
+            && self.from.output_end == OutputEnd::Open
+        {
+            let pong = self.from.framer.pong(&ping);
+            let queued = self.from.append_words(self.arena, self.now_us, &pong);
+            queued.map_err(FlowError::Sender)?;
+        }
+        Ok(stripped.leave.map_or(Flow::Open, Flow::Left))
     }
 
     /// The sender changed its key and asks for ours (RFC 8446 4.6.3). With

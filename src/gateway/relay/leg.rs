@@ -4,10 +4,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::framing::{Deframer, Framer};
 use super::kernel::Kernel;
 use super::ring::{Arena, Slot, Token};
 use super::session::Leg;
-use crate::tls::record::{CONTROL_RECORD_LEN, RecordError, RecordLayer};
+use crate::tls::record::{
+    CONTROL_RECORD_LEN, MAX_OVERHEAD, MAX_PLAINTEXT_LEN, RecordError, RecordLayer,
+};
 
 /// Whether the kernel has a multishot receive of this leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub(super) struct LiveLeg<S> {
     pub socket: S,
     pub peer: SocketAddr,
     pub records: RecordLayer,
+    pub deframer: Deframer,
+    pub framer: Framer,
     pub token: Token,
     /// The first part of a record whose rest has not arrived. Empty, and
     /// without memory, in an idle leg.
@@ -63,6 +68,8 @@ impl<S> LiveLeg<S> {
             socket: leg.socket,
             peer: leg.peer,
             records: leg.records,
+            deframer: leg.deframer,
+            framer: leg.framer,
             token,
             partial: Vec::new(),
             output: VecDeque::new(),
@@ -96,6 +103,64 @@ impl<S> LiveLeg<S> {
         slot.commit(sealed);
         self.output_bytes += sealed;
         Ok(())
+    }
+
+    /// Seals `length` bytes that lie in place, in as many records as they need:
+    /// what was put before one record's worth may make it more than one.
+    pub fn seal_all(&mut self, length: usize) -> Result<(), RecordError> {
+        let Some(over) = length.checked_sub(MAX_PLAINTEXT_LEN).filter(|over| *over > 0) else {
+            return self.seal(length);
+        };
+        // Sealing writes the tag where they are.
+        let mut rest = [0; super::framing::HEADER_LEN_MAX];
+        let offset = self.records.plaintext_offset();
+        let room = self.output.back_mut().map(Slot::room).unwrap_or_default();
+        let end = room.get(offset + MAX_PLAINTEXT_LEN..offset + length);
+        let (Some(rest), Some(end)) = (rest.get_mut(..over), end) else {
+            return Err(RecordError::BufferTooSmall);
+        };
+        rest.copy_from_slice(end);
+        self.seal(MAX_PLAINTEXT_LEN)?;
+        self.append_here(rest)
+    }
+
+    /// Queues a record with these bytes, for which there is room.
+    fn append_here(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
+        let offset = self.records.plaintext_offset();
+        let room = self.output.back_mut().map(Slot::room).unwrap_or_default();
+        let place = room.get_mut(offset..offset + bytes.len());
+        place.ok_or(RecordError::BufferTooSmall)?.copy_from_slice(bytes);
+        self.seal(bytes.len())
+    }
+
+    /// Queues bytes that are ours, framed already: answers and farewells.
+    pub fn append_words(
+        &mut self,
+        arena: &mut Arena,
+        now_us: u64,
+        words: &[u8],
+    ) -> Result<(), RecordError> {
+        for piece in words.chunks(MAX_PLAINTEXT_LEN) {
+            self.update_key_if_due(arena, now_us)?;
+            self.ensure_room(piece.len() + MAX_OVERHEAD, arena, now_us);
+            self.append_here(piece)?;
+        }
+        Ok(())
+    }
+
+    /// Ends what we send, with these last words and `close_notify`.
+    pub fn finish(
+        &mut self,
+        arena: &mut Arena,
+        now_us: u64,
+        words: &[u8],
+    ) -> Result<(), RecordError> {
+        if self.output_end != OutputEnd::Open {
+            return Ok(());
+        }
+        self.output_end = OutputEnd::Finishing;
+        self.append_words(arena, now_us, words)?;
+        self.append_control(arena, now_us, |records, out| records.seal_close_notify(out))
     }
 
     /// Queues a record that is not data: an alert, `close_notify`, a key update.

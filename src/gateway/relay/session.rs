@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::framing::{Deframer, Framer};
 use crate::core::ids::{HostId, SessionId};
 use crate::observe::close_reason::CloseReason;
 use crate::tls::record::RecordLayer;
@@ -15,15 +16,25 @@ use crate::tls::record::RecordLayer;
 pub enum Side {
     Client,
     Host,
+    /// The second connection of a client that sends on another one than it
+    /// receives on. `Client` is then the one that receives.
+    Inbound,
 }
 
 impl Side {
+    /// Where that which this side sends goes.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
-            Self::Client => Self::Host,
+            Self::Client | Self::Inbound => Self::Host,
             Self::Host => Self::Client,
         }
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub const fn is_client(self) -> bool {
+        matches!(self, Self::Client | Self::Inbound)
     }
 }
 
@@ -39,6 +50,13 @@ pub struct Leg<S = OwnedFd> {
     /// Bytes that the handshake's owner had decrypted already; they come
     /// before the ciphertext.
     pub early_plaintext: Vec<u8>,
+    /// What its peer sends, from `early_plaintext` on.
+    pub deframer: Deframer,
+    /// What its peer is sent.
+    pub framer: Framer,
+    /// The connection that the peer sends on, where that is another one
+    /// (MS-TSGU 1.3.2.1: the IN channel; this is the OUT channel then).
+    pub inbound: Option<Box<Leg<S>>>,
 }
 
 /// Two legs that belong together.

@@ -38,7 +38,7 @@ pub struct Decoder {
 impl Decoder {
     #[must_use]
     pub const fn new() -> Self {
-        Self { cut: [0; _], cut_len: 0, data_left: 0, surplus_left: 0 }
+        Self { cut: [0; FRONT_LEN_MAX], cut_len: 0, data_left: 0, surplus_left: 0 }
     }
 
     /// Appends the data of packets to the front of `input`. `None` when `input` is

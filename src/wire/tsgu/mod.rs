@@ -6,6 +6,8 @@
 //! as a stream: their borders mean nothing here.
 
 mod decoder;
+#[cfg(test)]
+mod decoder_tests;
 mod request;
 pub mod response;
 pub mod status;

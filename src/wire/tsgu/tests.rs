@@ -3,7 +3,7 @@
 use super::*;
 
 /// A packet around `body`, made as plainly as can be.
-fn packet(packet_type: u16, body: &[u8]) -> Vec<u8> {
+pub(super) fn packet(packet_type: u16, body: &[u8]) -> Vec<u8> {
     let mut packet = packet_type.to_le_bytes().to_vec();
     packet.extend([0, 0]);
     packet.extend(u32::try_from(8 + body.len()).unwrap().to_le_bytes());

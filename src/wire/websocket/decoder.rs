@@ -26,7 +26,7 @@ pub struct ControlPayload {
 }
 
 impl ControlPayload {
-    const EMPTY: Self = Self { bytes: [0; _], len: 0 };
+    const EMPTY: Self = Self { bytes: [0; CONTROL_LEN_MAX], len: 0 };
 
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
@@ -88,7 +88,13 @@ impl Default for Decoder {
 impl Decoder {
     #[must_use]
     pub const fn new() -> Self {
-        Self { cut: [0; _], cut_len: 0, frame: None, message: None, control: ControlPayload::EMPTY }
+        Self {
+            cut: [0; HEADER_LEN_MAX],
+            cut_len: 0,
+            frame: None,
+            message: None,
+            control: ControlPayload::EMPTY,
+        }
     }
 
     /// Appends the payload of binary frames to the front of `input`. `None` when

@@ -19,6 +19,12 @@ pub use self::server_frame::{
     write_server_header,
 };
 
+/// Status codes of a close frame (RFC 6455 7.4.1).
+pub const CLOSE_NORMAL: u16 = 1000;
+pub const CLOSE_GOING_AWAY: u16 = 1001;
+pub const CLOSE_PROTOCOL_ERROR: u16 = 1002;
+pub const CLOSE_INTERNAL: u16 = 1011;
+
 /// Most payload of a control frame that we send (RFC 6455 5.5).
 pub const CONTROL_LEN_MAX: usize = 125;
 

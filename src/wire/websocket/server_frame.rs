@@ -5,6 +5,7 @@ use super::CONTROL_LEN_MAX;
 const FIN: u8 = 0x80;
 const BINARY: u8 = 0x2;
 const CONTROL_HEADER_LEN: usize = 2;
+const CONTROL_FRAME_LEN_MAX: usize = CONTROL_HEADER_LEN + CONTROL_LEN_MAX;
 
 /// Marks a length in the two bytes that follow (RFC 6455 5.2).
 const TWO_MORE_BYTES: u8 = 126;
@@ -57,7 +58,7 @@ impl Opcode {
 /// A whole control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlFrame {
-    bytes: [u8; CONTROL_HEADER_LEN + CONTROL_LEN_MAX],
+    bytes: [u8; CONTROL_FRAME_LEN_MAX],
     len: usize,
 }
 
@@ -76,7 +77,7 @@ pub fn control_frame(opcode: Opcode, payload: &[u8]) -> ControlFrame {
         [] if opcode == Opcode::Ping => &[0],
         _ => payload,
     };
-    let mut frame = ControlFrame { bytes: [0; _], len: CONTROL_HEADER_LEN };
+    let mut frame = ControlFrame { bytes: [0; CONTROL_FRAME_LEN_MAX], len: CONTROL_HEADER_LEN };
     let [first, length, room @ ..] = &mut frame.bytes;
     *first = FIN | opcode.as_u8();
     for (to, from) in room.iter_mut().zip(payload) {

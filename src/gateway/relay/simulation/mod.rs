@@ -4,6 +4,7 @@
 //!
 //! `RINGWAY_SIM_SEED=n` runs one seed, `RINGWAY_SIM_SEEDS=n` that many.
 
+mod dress;
 mod kernel;
 mod peer;
 
@@ -13,9 +14,11 @@ use std::sync::{Arc, OnceLock};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use self::kernel::SimKernel;
-use self::peer::{Ending, Peer};
+use self::dress::Dress;
+use self::kernel::{SimKernel, SimSocket};
+use self::peer::{Ending, Line, Peer};
 use super::engine::Relay;
+use super::framing::{Deframer, Framer};
 use super::ring::{Arena, RingSettings};
 use super::session::{Leg, Session, SessionCounters};
 use super::{Event, WorkerSettings, WorkerStats};
@@ -31,6 +34,9 @@ const SEEDS: u64 = 2_000;
 /// A run that takes longer makes no progress.
 const STEPS_MAX: u64 = 2_000_000;
 
+/// The refusal that a client gets before its host has said a word.
+const POISON_MAX: usize = 64;
+
 /// Longer than any peer stalls.
 const IDLE_STEPS_MAX: u64 = 3_000;
 
@@ -38,7 +44,6 @@ const IDLE_STEPS_MAX: u64 = 3_000;
 struct Pair {
     id: SessionId,
     peers: [Peer; 2],
-    wires: [usize; 2],
 }
 
 struct World {
@@ -94,39 +99,57 @@ impl World {
         let id = SessionId([u8::try_from(number).unwrap(); 16]);
         let counters = Arc::new(SessionCounters::default());
         let mut ends = [0, 1].map(|side| {
-            let (near, far) = handshake(&mut self.random);
-            let socket = self.relay.kernel.connect();
-            let wire = socket.0;
+            let dress = if side == 0 { Dress::any(&mut self.random) } else { Dress::Raw };
+            let (mut leg, line) = self.connection();
+            leg.framer = dress.framer();
+            let mut sending = None;
+            if dress == Dress::TsguChannels {
+                let (mut inbound, line) = self.connection();
+                inbound.deframer = dress.deframer();
+                inbound.framer = Framer::Silent;
+                leg.deframer = Deframer::Silent;
+                leg.inbound = Some(Box::new(inbound));
+                sending = Some(line);
+            } else {
+                leg.deframer = dress.deframer();
+            }
             let ending = match self.random.below(10) {
                 0 => Ending::Cut,
                 1 => Ending::Reset,
                 2 => Ending::Forge,
+                3 if dress != Dress::Raw => Ending::Garble,
                 _ => Ending::Clean,
             };
             let to_send = if self.random.chance(20) { 0 } else { self.random.spread(1, 300_000) };
             let stream = self.seed.wrapping_mul(64) + (number * 2 + side) as u64 + 1;
-            let mut peer = Peer::new(far.records, stream, to_send, ending);
+            let mut peer = Peer::new(line, sending, dress, stream, to_send, ending);
             if self.random.chance(20) {
                 peer.stalled_until = self.random.next() % 2_000;
             }
-            let leg = Leg {
-                socket,
-                peer: "127.0.0.1:1".parse().unwrap(),
-                records: near.records,
-                early_ciphertext: near.leftover_ciphertext,
-                early_plaintext: near.leftover_plaintext,
-            };
-            Some((leg, peer, wire))
+            Some((leg, peer))
         });
-        let (client, client_peer, client_wire) = ends[0].take().unwrap();
-        let (host, host_peer, host_wire) = ends[1].take().unwrap();
+        let (client, client_peer) = ends[0].take().unwrap();
+        let (host, host_peer) = ends[1].take().unwrap();
         self.relay.stats.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.relay.start(Session { id, host_id: "h".parse().unwrap(), client, host, counters });
-        self.pairs.push(Pair {
-            id,
-            peers: [client_peer, host_peer],
-            wires: [client_wire, host_wire],
-        });
+        self.pairs.push(Pair { id, peers: [client_peer, host_peer] });
+    }
+
+    fn connection(&mut self) -> (Leg<SimSocket>, Line) {
+        let (near, far) = handshake(&mut self.random);
+        let socket = self.relay.kernel.connect();
+        let line = Line { records: far.records, wire: socket.0 };
+        let leg = Leg {
+            socket,
+            peer: "127.0.0.1:1".parse().unwrap(),
+            records: near.records,
+            early_ciphertext: near.leftover_ciphertext,
+            early_plaintext: near.leftover_plaintext,
+            deframer: Deframer::Raw,
+            framer: Framer::Raw,
+            inbound: None,
+        };
+        (leg, line)
     }
 
     fn run(&mut self) {
@@ -170,21 +193,21 @@ impl World {
     fn peers_act(&mut self) -> bool {
         let which = self.random.below(self.pairs.len());
         let side = self.random.below(2);
-        let pair = &mut self.pairs[which];
-        let wire = &mut self.relay.kernel.wires[pair.wires[side]];
-        let other = pair.peers[1 - side].stream();
-        let acted = self.random.chance(50) && pair.peers[side].act(wire, &mut self.random);
-        pair.peers[side].read(wire, other, self.step, &mut self.random) || acted
+        let [client, host] = &mut self.pairs[which].peers;
+        let (peer, other) = if side == 0 { (client, host) } else { (host, client) };
+        let other = (other.stream(), other.sent);
+        let kernel = &mut self.relay.kernel;
+        let acted = self.random.chance(50) && peer.act(kernel, &mut self.random);
+        peer.read(kernel, other, self.step, &mut self.random) || acted
     }
 
     fn peers_read(&mut self) -> bool {
         let mut any = false;
-        for pair in &mut self.pairs {
-            for side in [0, 1] {
-                let wire = &mut self.relay.kernel.wires[pair.wires[side]];
-                let other = pair.peers[1 - side].stream();
-                any |= pair.peers[side].read(wire, other, u64::MAX, &mut self.random);
-            }
+        let kernel = &mut self.relay.kernel;
+        for Pair { peers: [client, host], .. } in &mut self.pairs {
+            let (up, down) = ((client.stream(), client.sent), (host.stream(), host.sent));
+            any |= client.read(kernel, down, u64::MAX, &mut self.random);
+            any |= host.read(kernel, up, u64::MAX, &mut self.random);
         }
         any
     }
@@ -197,8 +220,9 @@ impl World {
         let bound = cap + 16 * self.relay.kernel.overshoot_bytes() + 64 * 1024;
         assert_eq!(self.relay.index_of.len(), self.relay.sessions.len());
         for (_, session) in &self.relay.sessions {
-            for leg in [&session.client, &session.host] {
-                assert!(leg.output_bytes <= bound, "{} bytes queued", leg.output_bytes);
+            for leg in [Some(&session.client), Some(&session.host), session.inbound.as_deref()] {
+                let queued = leg.map_or(0, |leg| leg.output_bytes);
+                assert!(queued <= bound, "{queued} bytes queued");
             }
         }
     }
@@ -206,6 +230,9 @@ impl World {
     fn collect_events(&mut self) {
         while let Some(event) = self.relay.events.pop_front() {
             if let Event::Closed(closed) = event {
+                if std::env::var_os("RINGWAY_SIM_SEED").is_some() {
+                    eprintln!("{}: {} {:?}", closed.id, closed.reason, closed.detail);
+                }
                 let first = self.closed.insert(closed.id, closed.reason);
                 assert_eq!(first, None, "a session ended twice");
             }
@@ -224,25 +251,35 @@ impl World {
             let [client, host] = &pair.peers;
             for (from, to) in [(client, host), (host, client)] {
                 assert!(to.got <= from.sent, "more arrived than was sent");
-                if to.got_close && !to.got_alert {
+                assert!(to.got_poison <= POISON_MAX, "{} bytes of farewell", to.got_poison);
+                // A client with a framing is told of every end.
+                if to.got_close && !to.got_alert && to.dress() == Dress::Raw {
                     assert_eq!(to.got, from.sent, "a clean end hides a loss");
                 }
             }
+            let is = |peer: &Peer, ending| assert_eq!(peer.ending, ending, "{reason}");
             match reason {
+                CloseReason::ClientClosed if client.dress() != Dress::Raw => {
+                    is(client, Ending::Clean);
+                    // A host that reset in the meantime cannot have heard.
+                    let heard = host.got_close && host.got == client.sent;
+                    assert!(heard || host.ending == Ending::Reset, "{host:?} {client:?}");
+                }
                 CloseReason::ClientClosed | CloseReason::HostClosed => {
                     for (from, to) in [(client, host), (host, client)] {
-                        assert_eq!(from.ending, Ending::Clean, "{reason}");
-                        let heard = to.got_close && to.got == from.sent;
+                        is(from, Ending::Clean);
+                        let heard = to.was_told() && to.got == from.sent;
                         // A peer that reset cannot have heard anything.
                         assert!(heard, "{reason}: {to:?} did not hear all of {from:?}");
                     }
                 }
-                CloseReason::ClientTruncated => assert_eq!(client.ending, Ending::Cut),
-                CloseReason::HostTruncated => assert_eq!(host.ending, Ending::Cut),
-                CloseReason::ClientReset => assert_eq!(client.ending, Ending::Reset),
-                CloseReason::HostReset => assert_eq!(host.ending, Ending::Reset),
-                CloseReason::ClientTlsError => assert_eq!(client.ending, Ending::Forge),
-                CloseReason::HostTlsError => assert_eq!(host.ending, Ending::Forge),
+                CloseReason::ClientTruncated => is(client, Ending::Cut),
+                CloseReason::HostTruncated => is(host, Ending::Cut),
+                CloseReason::ClientReset => is(client, Ending::Reset),
+                CloseReason::HostReset => is(host, Ending::Reset),
+                CloseReason::ClientTlsError => is(client, Ending::Forge),
+                CloseReason::HostTlsError => is(host, Ending::Forge),
+                CloseReason::ClientFramingError => is(client, Ending::Garble),
                 other => panic!("nothing here ends a session with {other}"),
             }
         }
