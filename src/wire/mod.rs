@@ -12,3 +12,4 @@ pub mod rdp_file;
 pub mod rdp_signature;
 pub mod relay_answer;
 pub mod tswp;
+pub mod x224;
