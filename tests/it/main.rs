@@ -55,6 +55,8 @@ mod real_client;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod stock_clients;
+#[cfg(test)]
 mod systemd_units;
 #[cfg(test)]
 mod tidy;
