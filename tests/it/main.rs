@@ -56,6 +56,7 @@ mod real_client;
 mod reload;
 #[cfg(test)]
 mod stock_arm;
+#[cfg(test)]
 mod stock_clients;
 #[cfg(test)]
 mod systemd_units;
