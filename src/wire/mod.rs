@@ -19,3 +19,4 @@ pub mod resource_name;
 pub mod tsgu;
 pub mod tswp;
 pub mod websocket;
+pub mod websocket_upgrade;

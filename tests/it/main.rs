@@ -57,6 +57,10 @@ mod reload;
 #[cfg(test)]
 mod stock_arm;
 #[cfg(test)]
+mod stock_return;
+#[cfg(test)]
+mod stock_websocket;
+#[cfg(test)]
 mod systemd_units;
 #[cfg(test)]
 mod tidy;

@@ -21,6 +21,7 @@ pub mod scripted_host;
 pub mod service_manager;
 pub mod slow_path;
 pub mod stage;
+pub mod stock;
 pub mod subscriber;
 pub mod targets;
 pub mod wait;
