@@ -118,7 +118,7 @@ impl Scene {
             return bar_at(x);
         }
         if self.square().contains(x, y) {
-            return self.square_colour();
+            return square_colour(self.presses);
         }
         if is_word(x, y) { WORD_COLOUR } else { STAGE }
     }
@@ -140,7 +140,9 @@ impl Scene {
     #[must_use]
     pub fn damage_since(&self, before: &Self) -> Vec<Rect> {
         let mut damage = Vec::with_capacity(3);
-        if (self.square(), self.square_colour()) != (before.square(), before.square_colour()) {
+        if (self.square(), square_colour(self.presses))
+            != (before.square(), square_colour(before.presses))
+        {
             damage.push(self.square().union(before.square()));
         }
         if self.pointer != before.pointer {
@@ -160,15 +162,6 @@ impl Scene {
         Rect { x, y: STAGE_TOP + y, width: SQUARE_SIDE, height: SQUARE_SIDE }
     }
 
-    fn square_colour(&self) -> Colour {
-        let [untouched, second, third] = SQUARE;
-        match self.presses % 3 {
-            0 => untouched,
-            1 => second,
-            _ => third,
-        }
-    }
-
     /// The part of the desktop that the mouse marker covers.
     fn marker(&self) -> Option<Rect> {
         let (x, y) = self.pointer?;
@@ -182,6 +175,15 @@ impl Scene {
             width: right - left,
             height: bottom - top,
         })
+    }
+}
+
+const fn square_colour(presses: u32) -> Colour {
+    let [untouched, second, third] = SQUARE;
+    match presses % 3 {
+        0 => untouched,
+        1 => second,
+        _ => third,
     }
 }
 
@@ -249,10 +251,10 @@ pub fn first_mismatch_in_bars(rgba: &[u8], width: u16, tolerance: u8) -> Option<
     None
 }
 
-/// Finds the untouched square, if all of it is there.
+/// Finds the square of a session with that many presses, if all of it is there.
 #[must_use]
-pub fn find_square(rgba: &[u8], width: u16, tolerance: u8) -> Option<(u16, u16)> {
-    let [colour, ..] = SQUARE;
+pub fn find_square(rgba: &[u8], width: u16, presses: u32, tolerance: u8) -> Option<(u16, u16)> {
+    let colour = square_colour(presses);
     let is_square = |x: u16, y: u16| {
         pixel_of(rgba, width, x, y).is_some_and(|found| found.is_near(colour, tolerance))
     };
@@ -309,7 +311,7 @@ mod tests {
     fn a_black_or_short_image_is_no_picture() {
         let black = vec![0; usize::from(WIDTH) * usize::from(HEIGHT) * 4];
         assert_eq!(first_mismatch_in_bars(&black, WIDTH, 8).map(|m| (m.x, m.y)), Some((0, 0)));
-        assert_eq!(find_square(&black, WIDTH, 8), None);
+        assert_eq!(find_square(&black, WIDTH, 0, 8), None);
         assert_eq!(first_mismatch_in_bars(&[], WIDTH, 8).unwrap().found, None);
     }
 
@@ -349,13 +351,17 @@ mod tests {
         }
 
         #[test]
-        fn the_square_is_found_where_it_is(elapsed_ms in 0_u64..3_600_000) {
-            let scene = Scene { elapsed_ms, ..Scene::default() };
+        fn the_square_is_found_where_it_is(
+            elapsed_ms in 0_u64..3_600_000,
+            presses in 0_u32..6,
+        ) {
+            let scene = Scene { elapsed_ms, presses, ..Scene::default() };
             let image = rgba(&scene.paint_bgra(Rect::DESKTOP));
             prop_assert_eq!(
-                find_square(&image, WIDTH, 0),
+                find_square(&image, WIDTH, presses, 0),
                 Some((scene.square().x, scene.square().y))
             );
+            prop_assert_eq!(find_square(&image, WIDTH, presses + 1, 0), None);
         }
     }
 }

@@ -294,7 +294,7 @@ where
 fn is_verified(image: &DecodedImage, seen: &mut Seen) -> bool {
     let (rgba, width) = (image.data(), image.width());
     if seen.squares.len() < SQUARE_POSITIONS_MIN
-        && let Some(place) = picture::find_square(rgba, width, COLOUR_TOLERANCE)
+        && let Some(place) = picture::find_square(rgba, width, 0, COLOUR_TOLERANCE)
         && !seen.squares.contains(&place)
     {
         seen.squares.push(place);

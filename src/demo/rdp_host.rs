@@ -28,10 +28,14 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::picture::{self, Rect, Scene};
+use super::world::{DESKTOP, HOST};
 use crate::tls::settings::TlsSettings;
 
 /// The name in the host's certificate.
 pub const HOST_NAME: &str = "ringway-demo-host";
+/// And those under which clients may know it: where our connector listens, and
+/// what stands as the address in the .rdp file.
+const NAMES: [&str; 3] = [HOST_NAME, HOST, DESKTOP];
 
 /// Sessions at once; each costs about 6 MB for the picture as last sent.
 pub const SESSIONS_MAX: usize = 64;
@@ -78,7 +82,7 @@ impl DemoHost {
     /// # Errors
     /// When the certificate cannot be made or the thread cannot be started.
     pub fn start(user: &str, password: &str) -> Result<Self, HostError> {
-        let identity = rcgen::generate_simple_self_signed([HOST_NAME.to_owned()])?;
+        let identity = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned))?;
         let certificate = identity.cert.der().clone();
         let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der())
             .map_err(|error| rustls::Error::General(error.to_owned()))?;

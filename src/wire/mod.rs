@@ -20,3 +20,4 @@ pub mod tsgu;
 pub mod tswp;
 pub mod websocket;
 pub mod websocket_upgrade;
+pub mod x224;

@@ -5,6 +5,11 @@
 //! itself. What that is depends on how far RDP has come and on whether a unit of
 //! it is under way: that must be filled up first, or the farewell would be taken
 //! for a part of it. Only headers are looked at.
+//!
+//! Seen with FreeRDP 3.15 and 3.32, which leave within a tenth of a second. One
+//! gap is theirs: a fault inside of the server's first flight of TLS 1.3, between
+//! `ServerHello` and `Finished`, makes them spin, and nothing that we tried ends
+//! that.
 
 /// MCS Disconnect Provider Ultimatum, provider initiated (T.125; MS-RDPBCGR
 /// 2.2.2.3). In place of a Connection Confirm it ends the client at once, where a

@@ -27,6 +27,7 @@ use ringway::wire::feed::{Discovery, Feed};
 use ringway::wire::http_head::{HeadStatus, RequestHead};
 use ringway::wire::relay_answer::{self, Answer};
 use ringway::wire::tswp::Schema;
+use ringway::wire::x224::{self, ConnectionConfirm, NotX224, Protocols};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -64,6 +65,7 @@ pub const ALL: &[Target] = &[
     Target { name: "tsgu_relay", run: framing::tsgu_relay, cost: 2 },
     Target { name: "tsgu_request", run: framing::tsgu_request, cost: 1 },
     Target { name: "websocket", run: framing::websocket, cost: 2 },
+    Target { name: "x224", run: x224, cost: 1 },
 ];
 
 /// Runs the target of that name.
@@ -124,6 +126,36 @@ pub fn relay_answer(input: &[u8]) {
     assert_eq!(relay_answer::parse(&input[..head_length - 1]), Ok(None), "a switch came early");
     if let Answer::Refused { status, .. } = answer {
         assert_ne!(status, 101);
+    }
+}
+
+/// An agent reads what an RDP client begins with, and what an RDP server
+/// answers.
+pub fn x224(input: &[u8]) {
+    if let Ok(Some((confirm, length))) = ConnectionConfirm::parse(input) {
+        assert!(length <= x224::CONFIRM_BYTES_MAX);
+        assert_eq!(ConnectionConfirm::parse(&confirm.to_bytes()), Ok(Some((confirm, length))));
+        assert_eq!(ConnectionConfirm::parse(&input[..length - 1]), Ok(None));
+    }
+    match x224::ConnectionRequest::parse(input) {
+        Ok(None) => assert!(input.len() < x224::REQUEST_BYTES_MAX, "it waits for ever"),
+        Ok(Some((request, length))) => {
+            assert!(length <= x224::REQUEST_BYTES_MAX.min(input.len()));
+            for cut in [0, 4, length / 2, length - 1] {
+                assert_eq!(x224::ConnectionRequest::parse(&input[..cut]), Ok(None));
+            }
+            let sent = request.offering(Protocols::SSL).for_server();
+            let (again, sent_length) = x224::ConnectionRequest::parse(&sent).unwrap().unwrap();
+            assert_eq!((sent_length, usize::from(sent[4])), (sent.len(), sent.len() - 5));
+            assert_eq!(again.routing_token, None, "a server gets what is not for it");
+            assert!(again.cookie.is_none() || again.cookie == request.cookie);
+            let protocols = again.negotiation.map(|negotiation| negotiation.protocols);
+            assert_eq!(protocols, request.negotiation.map(|_| Protocols::SSL));
+        }
+        Err(NotX224) => {
+            let longer = [input, &[0; 64]].concat();
+            assert_eq!(x224::ConnectionRequest::parse(&longer), Err(NotX224));
+        }
     }
 }
 

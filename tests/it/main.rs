@@ -57,6 +57,8 @@ mod reload;
 #[cfg(test)]
 mod stock_arm;
 #[cfg(test)]
+mod stock_clients;
+#[cfg(test)]
 mod stock_return;
 #[cfg(test)]
 mod stock_websocket;

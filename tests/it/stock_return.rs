@@ -6,7 +6,7 @@ use ringway::demo::world::{DESKTOP, WorldSettings};
 
 use crate::support::legs::Leg;
 use crate::support::stage::{Stage, settings, token};
-use crate::support::stock::{BINARY, TOKEN, frame, next_frame, upgrade_with_header};
+use crate::support::stock_wire::{BINARY, TOKEN, frame, next_frame, upgrade_with_header};
 use crate::support::targets::Echo;
 use crate::support::wait::within;
 

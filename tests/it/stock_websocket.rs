@@ -16,7 +16,7 @@ use crate::support::fake_broker::{Answer, FakeBroker, random_id};
 use crate::support::gateway::TestGateway;
 use crate::support::gateway_process::GatewayProcess;
 use crate::support::legs::{End, Leg, dial};
-use crate::support::stock::{
+use crate::support::stock_wire::{
     BINARY, CLOSE, PING, PONG, TOKEN, UPGRADE, frame, next_frame, upgrade, upgrade_with_header,
 };
 use crate::support::wait::{PATIENCE, until, within};

@@ -70,6 +70,12 @@ impl XrdpHost {
         poll(limit, look).is_some()
     }
 
+    /// The certificate that RDP's own TLS shows. It signs itself, and its names
+    /// are those under which clients know a host: of a machine, a resource, a host.
+    pub fn certificate_pem(&self) -> String {
+        fs::read_to_string(self.folder.path().join("etc/host.crt")).unwrap()
+    }
+
     /// The user's home folder, as seen from here.
     pub fn home(&self, user: User) -> PathBuf {
         self.folder.path().join("home").join(user.name)
@@ -111,7 +117,8 @@ fn write_folder(folder: &Path, address: SocketAddr, sesman_port: u16, users: &[U
     fs::write(&session, SESSION).unwrap();
     fs::set_permissions(&session, fs::Permissions::from_mode(0o755)).unwrap();
     let request = "req -x509 -newkey rsa:2048 -nodes -days 30 -keyout host.key -out host.crt \
-                   -subj /CN=localhost";
+                   -subj /CN=ringway-test-host \
+                   -addext subjectAltName=DNS:localhost,DNS:desktop,DNS:host-1";
     openssl(&etc, &request.split_whitespace().collect::<Vec<_>>());
     write_users(folder, users);
 }
