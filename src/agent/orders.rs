@@ -36,11 +36,17 @@ pub(super) struct Desk {
     pub(super) teller: Teller,
 }
 
+/// The broker waits no longer for the host's word.
+fn answer_time(order: &Order) -> Duration {
+    Duration::from_millis(order.answer_within_ms.saturating_sub(ANSWER_MARGIN_MS).max(1))
+}
+
 impl Desk {
     /// Carries out one order.
     pub(super) async fn serve(self: Arc<Self>, order: Order) {
         let session = order.session;
-        let seat = match self.seats.take(session) {
+        let answer_by = Instant::now() + answer_time(&order);
+        let seat = match self.seats.take_within(session, answer_time(&order) / 2).await {
             Ok(seat) => seat,
             Err(no_seat) => {
                 tracing::warn!(step = 9, %session, ?no_seat, "Refused an order");
@@ -52,7 +58,7 @@ impl Desk {
         };
         // An order that is taken back is not answered: the broker has let go.
         let target = tokio::select! {
-            target = self.reach_target(&order) => target,
+            target = self.reach_target(answer_by) => target,
             _ = seat.told_to_end() => return,
         };
         let target = match target {
@@ -86,14 +92,16 @@ impl Desk {
         self.carry(&order, seat, leg, target).await;
     }
 
-    async fn reach_target(&self, order: &Order) -> Result<Box<dyn TargetStream>, Refusal> {
-        let broker_waits_ms = order.answer_within_ms.saturating_sub(ANSWER_MARGIN_MS).max(1);
-        let after_ms = self.target_timeout_ms.min(broker_waits_ms);
+    async fn reach_target(&self, answer_by: Instant) -> Result<Box<dyn TargetStream>, Refusal> {
+        let broker_waits = answer_by.saturating_duration_since(Instant::now());
+        let limit = Duration::from_millis(self.target_timeout_ms).min(broker_waits);
         let refuse = |detail: String| Refusal::with_detail(Code::HostRefused, detail);
-        match timeout(Duration::from_millis(after_ms), self.target.connect()).await {
+        match timeout(limit, self.target.connect()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(refuse(format!("target: {error}"))),
-            Err(_elapsed) => Err(refuse(format!("target: no answer within {after_ms} ms"))),
+            Err(_elapsed) => {
+                Err(refuse(format!("target: no answer within {} ms", limit.as_millis())))
+            }
         }
     }
 

@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
@@ -84,6 +86,29 @@ impl Seats {
                 Ok(Seat { seats: Arc::clone(self), session, ending })
             }
         }
+    }
+
+    /// As [`take`](Self::take), from an agent that may be full for no more than
+    /// a moment: the broker gives a place to the next as soon as it is told that
+    /// a session is over, and that may be by the gateway, or its own decision.
+    ///
+    /// # Errors
+    /// When there is none, at the end of `patience` at the latest.
+    pub async fn take_within(
+        self: &Arc<Self>,
+        session: SessionId,
+        patience: Duration,
+    ) -> Result<Seat, NoSeat> {
+        let mut taken = self.taken.subscribe();
+        let taking = async {
+            loop {
+                match self.take(session) {
+                    Err(NoSeat::Full) if taken.changed().await.is_ok() => {}
+                    outcome => return outcome,
+                }
+            }
+        };
+        timeout(patience, taking).await.unwrap_or(Err(NoSeat::Full))
     }
 
     /// The accepted sessions: what a hello tells the broker.
@@ -194,6 +219,21 @@ mod tests {
         let _other = seats.take(B).unwrap();
         seats.close();
         assert_eq!(seats.take(A).unwrap_err(), NoSeat::Closing);
+    }
+
+    #[tokio::test]
+    async fn a_seat_is_given_on_as_soon_as_it_is_free() {
+        let seats = Seats::new(1);
+        let seat = seats.take(A).unwrap();
+        let refused = seats.take_within(B, Duration::from_millis(1)).await;
+        assert_eq!(refused.unwrap_err(), NoSeat::Full);
+        let waiting = seats.take_within(B, Duration::from_secs(30));
+        let (next, ()) = tokio::join!(waiting, async {
+            tokio::task::yield_now().await;
+            drop(seat);
+        });
+        assert!(next.is_ok());
+        assert_eq!(seats.take(A).unwrap_err(), NoSeat::Full);
     }
 
     #[tokio::test]

@@ -53,6 +53,7 @@ pub async fn judge(shared: &Shared, mut place: PlaceRequest) -> Result<Judged, R
         client_address: place.client_address,
         gateway: place.gateway,
         explain: place.explain,
+        here_only: place.here_only,
         asked_at,
     })
 }

@@ -375,26 +375,28 @@ impl FakeGateway {
     }
 
     pub(super) fn ask_for(&self, number: u8, resource: &str, bearer: &str) {
+        self.outbox.post(GatewayToBroker::Place(wish(number, resource, bearer)));
+    }
+
+    /// What a gateway asks for a stock client that is there without a place.
+    pub(super) fn come_back(&self, number: u8, client_address: &str) {
         self.outbox.post(GatewayToBroker::Place(PlaceRequest {
-            request: u64::from(number),
-            bearer: bearer.into(),
-            application: format!("||{resource}"),
-            load_balance_info: format!("ringway:test/{resource}"),
-            client_address: "192.0.2.1:5000".into(),
-            gateway: "gw-1".parse().unwrap(),
-            explain: Explain::default(),
-            session: session(number),
-            here_only: false,
+            client_address: client_address.into(),
+            here_only: true,
+            ..wish(number, "desktop", TOKEN)
         }));
     }
 
     pub(super) async fn place(&mut self, number: u8) -> Placement {
         self.ask_for(number, "desktop", TOKEN);
+        let placement = self.placed().await;
+        assert_eq!(placement.session, session(number));
+        placement
+    }
+
+    pub(super) async fn placed(&mut self) -> Placement {
         match self.answer().await {
-            BrokerToGateway::Placed { request, placement } => {
-                assert_eq!(request, u64::from(number));
-                placement
-            }
+            BrokerToGateway::Placed { placement, .. } => placement,
             other => panic!("{other:?}"),
         }
     }
@@ -437,6 +439,20 @@ impl FakeGateway {
             bytes_down: 2,
             duration_ms: 3,
         });
+    }
+}
+
+fn wish(number: u8, resource: &str, bearer: &str) -> PlaceRequest {
+    PlaceRequest {
+        request: u64::from(number),
+        bearer: bearer.into(),
+        application: format!("||{resource}"),
+        load_balance_info: format!("ringway:test/{resource}"),
+        client_address: "192.0.2.1:5000".into(),
+        gateway: "gw-1".parse().unwrap(),
+        explain: Explain::default(),
+        session: session(number),
+        here_only: false,
     }
 }
 

@@ -5,6 +5,7 @@ mod gateways;
 mod impostors;
 mod issuer;
 mod pools;
+mod returning;
 mod revoking;
 mod sessions;
 mod trail;

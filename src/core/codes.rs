@@ -97,7 +97,7 @@ codes! {
     RequestTimeout 1003 "request_timeout" Client 7 Now 408 "The request did not arrive in time; check the network and try again.";
     NotFound 1004 "not_found" Client 7 Never 404 "There is nothing at this address; check the gateway address in the .rdp file.";
     MethodNotAllowed 1005 "method_not_allowed" Client 7 Never 405 "This address does not accept that method.";
-    UpgradeRequired 1006 "upgrade_required" Client 7 Never 426 "This address carries relay legs only; connect with ringway connect or an agent.";
+    UpgradeRequired 1006 "upgrade_required" Client 7 Never 426 "This address carries sessions only, and not in this way; connect with an RDP client that can, ringway connect or an agent.";
     RdpFileUntrusted 1007 "rdp_file_untrusted" Client 6 Never 403 "The .rdp file's signature is missing, wrong or not trusted; fetch the file again.";
 
     TicketMissing 2001 "ticket_missing" Client 8 Never 401 "The connection brought no ticket; start it from the .rdp file.";

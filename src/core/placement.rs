@@ -18,6 +18,7 @@ mod draining;
 mod invariants;
 mod machines;
 mod personal;
+mod returning;
 mod starting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use personal::Assignments;
 use starting::Starting;
 
 pub use personal::{AssignError, Assigning, AssignmentKey, AssignmentRule};
+pub use returning::Former;
 pub use starting::Start;
 
 /// In which order the hosts of a pool are filled.
@@ -146,6 +148,8 @@ pub struct Wish {
     pub user: String,
     pub pool: PoolId,
     pub gateway: GatewayId,
+    /// What they come back from, if they do.
+    pub former: Option<Former>,
 }
 
 /// The live state of all session hosts. All times are milliseconds on one
@@ -188,8 +192,8 @@ impl HostTable {
 
     /// Reserves one place on a host of the pool.
     ///
-    /// A user returns to a host where they have a session already, even to one
-    /// that drains: it is the desktop they left. A host that failed an order a
+    /// A user returns to a host where they have a session already or had one a
+    /// moment ago, even to one that drains: it is the desktop they left. A host that failed an order a
     /// moment ago is passed over, or it would swallow its pool: an empty host
     /// is the first choice every time. When there is no other, the one whose
     /// pause ends first is tried rather than nobody. A host whose fatal check

@@ -19,4 +19,5 @@ pub mod resource_name;
 pub mod tsgu;
 pub mod tswp;
 pub mod websocket;
+pub mod websocket_upgrade;
 pub mod x224;

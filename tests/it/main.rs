@@ -59,6 +59,10 @@ mod stock_arm;
 #[cfg(test)]
 mod stock_clients;
 #[cfg(test)]
+mod stock_return;
+#[cfg(test)]
+mod stock_websocket;
+#[cfg(test)]
 mod systemd_units;
 #[cfg(test)]
 mod tidy;

@@ -92,7 +92,18 @@ impl GatewayProcess {
         limits: &str,
     ) -> Self {
         let setup = GatewaySetup::new(name, ca, broker_url, limits);
+        Self::run(setup, descriptors, "info")
+    }
+
+    /// One that logs more, or less, than usual.
+    pub fn start_logging(ca: &TestCa, broker_url: &str, level: &str) -> Self {
+        let setup = GatewaySetup::new("gw-process", ca, broker_url, "sessions_max = 10");
+        Self::run(setup, 1_024, level)
+    }
+
+    fn run(setup: GatewaySetup, descriptors: u64, log_level: &str) -> Self {
         let mut command = setup.command(&[]);
+        command.env("RINGWAY_LOG", log_level);
         let limit = Rlimit { current: Some(descriptors), maximum: Some(descriptors) };
         let mut child = command.spawn().unwrap();
         prlimit(Some(Pid::from_child(&child)), Resource::Nofile, limit).unwrap();

@@ -24,6 +24,7 @@ pub mod service_manager;
 pub mod slow_path;
 pub mod stage;
 pub mod stock_client;
+pub mod stock_wire;
 pub mod subscriber;
 pub mod targets;
 pub mod wait;

@@ -8,11 +8,12 @@
 
 mod disconnect;
 mod errands;
-mod homes;
+mod lately;
 mod machines;
 mod pools;
 mod records;
 mod reload;
+mod returning;
 mod sessions;
 mod settling;
 #[cfg(test)]
@@ -71,6 +72,8 @@ pub struct Judged {
     pub client_address: String,
     pub gateway: GatewayId,
     pub explain: Explain,
+    /// The client is at that gateway already, and may have come back to it.
+    pub here_only: bool,
     /// The request came; judging it took until now.
     pub asked_at: Instant,
 }
@@ -82,6 +85,7 @@ impl Judged {
             user: self.user.clone(),
             pool: self.pool.clone(),
             gateway: self.gateway.clone(),
+            former: None,
         }
     }
 }

@@ -2,18 +2,20 @@
 //! for a while after its end.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::json;
 
 use super::Judged;
 use super::disconnect::DISCONNECTED;
-use super::homes::{Homes, Whose};
+use super::lately::Lately;
 use crate::broker::audit::AuditLog;
 use crate::broker::store::PlacedBefore;
 use crate::core::audit::Action;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::Code;
 use crate::core::ids::{GatewayId, HostId, ResourceId, SessionId};
+use crate::core::per_address::origin;
 use crate::core::placement::Slot;
 use crate::core::selection::Explain;
 use crate::wire::admin::SessionView;
@@ -28,8 +30,15 @@ pub(super) struct Records {
     audit: AuditLog,
     by_session: HashMap<SessionId, Record>,
     ended: VecDeque<SessionId>,
-    homes: Homes,
+    /// At which gateway each user's session of a resource is: who returns stays
+    /// there if that costs little (step 7).
+    homes: Lately<Whose, GatewayId>,
+    /// At which host that of one client is, live or not yet.
+    seats: Lately<(Whose, IpAddr), HostId>,
 }
+
+/// User and resource.
+type Whose = (String, String);
 
 #[derive(Debug)]
 struct Record {
@@ -40,7 +49,7 @@ struct Record {
 impl Records {
     pub(super) fn new(audit: AuditLog) -> Self {
         let (by_session, ended) = (HashMap::new(), VecDeque::new());
-        Self { audit, by_session, ended, homes: Homes::default() }
+        Self { audit, by_session, ended, homes: Lately::default(), seats: Lately::default() }
     }
 
     pub(super) fn placed(&mut self, judged: Judged, host: HostId) {
@@ -52,6 +61,10 @@ impl Records {
             "gateway": judged.gateway,
         });
         self.audit.record(Action::Placed, judged.session, &detail);
+        if let Some(client) = client_of(&judged.client_address) {
+            let whose = (judged.user.clone(), judged.resource.to_string());
+            self.seats.enter((whose, client), judged.session, host.clone());
+        }
         let view = SessionView {
             user: Some(judged.user),
             resource: Some(judged.resource.to_string()),
@@ -103,7 +116,15 @@ impl Records {
 
     /// The gateway at which this user's session is, or was a moment ago.
     pub(super) fn home(&self, user: &str, resource: &ResourceId) -> Option<&GatewayId> {
-        self.homes.of(&(user.to_owned(), resource.to_string()), UnixMillis::now())
+        let whose = (user.to_owned(), resource.to_string());
+        self.homes.of(&whose, UnixMillis::now()).map(|(_, gateway)| gateway)
+    }
+
+    /// The session of this resource that the same client has, or had a moment
+    /// ago, and its host.
+    pub(super) fn former(&self, judged: &Judged) -> Option<(SessionId, &HostId)> {
+        let whose = (judged.user.clone(), judged.resource.to_string());
+        self.seats.of(&(whose, client_of(&judged.client_address)?), UnixMillis::now())
     }
 
     /// Only the first end counts.
@@ -118,10 +139,11 @@ impl Records {
         record.view.ended_at = Some(now);
         record.view.end = Some(why.to_owned());
         (record.view.bytes_up, record.view.bytes_down) = bytes.unwrap_or_default();
-        if record.view.started_at.is_some()
-            && let Some(whose) = whose(&record.view)
-        {
+        if let Some(whose) = whose(&record.view) {
             self.homes.leave(&whose, session, now);
+            if let Some(client) = record.view.client_address.as_deref().and_then(client_of) {
+                self.seats.leave(&(whose, client), session, now);
+            }
         }
         self.ended.push_back(session);
         if self.ended.len() > ENDED_MAX
@@ -183,6 +205,11 @@ impl Records {
 
 fn whose(view: &SessionView) -> Option<Whose> {
     Some((view.user.clone()?, view.resource.clone()?))
+}
+
+/// Whether two connections come from one client, as far as can be told.
+fn client_of(address: &str) -> Option<IpAddr> {
+    address.parse().ok().map(|address: SocketAddr| origin(address.ip()))
 }
 
 fn blank(session: SessionId) -> SessionView {

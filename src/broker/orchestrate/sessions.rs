@@ -47,9 +47,10 @@ impl Core {
     fn reserve(&mut self, mut judged: Judged) -> Result<Placement, Refusal> {
         self.may_place(&judged)?;
         let gateway_url = self.settle_gateway(&mut judged)?;
+        let wish = self.wish_of(&judged);
+        self.take_over(&wish);
         let replaced = self.table.make_way(&judged.user)?;
         self.settle(replaced.into_iter().collect());
-        let wish = judged.wish();
         let host = self
             .table
             .reserve(&wish, self.now_ms)
@@ -304,7 +305,12 @@ impl Core {
         self.tell_agent(host, BrokerToAgent::Cancel { session, refusal: code.into() });
     }
 
-    fn cancel_at_gateway(&self, gateway: &GatewayId, session: SessionId, refusal: Refusal) {
+    pub(super) fn cancel_at_gateway(
+        &self,
+        gateway: &GatewayId,
+        session: SessionId,
+        refusal: Refusal,
+    ) {
         self.tell_gateway(gateway, BrokerToGateway::Cancel { session, refusal });
     }
 }

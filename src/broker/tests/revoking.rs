@@ -131,6 +131,7 @@ async fn a_request_that_was_under_way_is_refused_once_its_user_was_ended() {
             client_address: String::new(),
             gateway: "gw-1".parse().unwrap(),
             explain: Explain::default(),
+            here_only: false,
             asked_at,
         },
     };

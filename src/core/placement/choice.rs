@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{FillOrder, Freed, Host, HostTable, Phase, PoolKind, PoolRules, Wish, limit};
+use super::{FillOrder, Freed, Host, HostTable, Phase, PoolKind, PoolRules, Slot, Wish, limit};
 use crate::core::codes::Code;
 use crate::core::health::Fitness;
-use crate::core::ids::HostId;
+use crate::core::ids::{HostId, SessionId};
 
 impl HostTable {
     pub(super) fn choose(&self, wish: &Wish, rules: PoolRules, now: u64) -> Result<HostId, Code> {
@@ -28,6 +28,9 @@ impl HostTable {
             return Err(Code::NoHostAvailable);
         }
         let has_room = |host: &Host| !host.stopping && host.sessions < limit(host, rules);
+        if let Some((name, _)) = self.former_host(wish, now).filter(|(_, host)| has_room(host)) {
+            return Ok(name.clone());
+        }
         let is_paused = |host: &Host| now < host.paused_until;
         let is_unfit = |host: &Host| host.fitness == Fitness::Unfit;
         let own: HashSet<&HostId> = self
@@ -71,20 +74,22 @@ impl HostTable {
     /// # Errors
     /// [`Code::TooManyPlaces`] when hosts are on their way to all of them.
     pub fn make_way(&mut self, user: &str) -> Result<Option<Freed>, Code> {
-        let pending = || {
-            self.slots
-                .iter()
-                .filter(|(_, slot)| slot.phase != Phase::Live && slot.user.as_deref() == Some(user))
-        };
-        if pending().count() < self.rules.reservations_per_user_max {
+        if self.pending_of(user).count() < self.rules.reservations_per_user_max {
             return Ok(None);
         }
-        let (session, _) = pending()
+        let (session, _) = self
+            .pending_of(user)
             .filter(|(_, slot)| slot.phase == Phase::Reserved)
             .min_by_key(|(session, slot)| (slot.deadline, **session))
             .ok_or(Code::TooManyPlaces)?;
         let session = *session;
         let slot = self.remove(session).ok_or(Code::Internal)?;
         Ok(Some(Freed { session, slot, code: Code::ReservationExpired }))
+    }
+
+    /// What a user holds for sessions that are not live.
+    pub(super) fn pending_of(&self, user: &str) -> impl Iterator<Item = (&SessionId, &Slot)> {
+        let of_user = move |slot: &Slot| slot.user.as_deref() == Some(user);
+        self.slots.iter().filter(move |(_, slot)| slot.phase != Phase::Live && of_user(slot))
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn session(n: u16) -> SessionId {
 }
 
 pub(super) fn wish(n: u16, user: &str) -> Wish {
-    Wish { session: session(n), user: user.into(), pool: pool(), gateway: gateway(0) }
+    Wish { session: session(n), user: user.into(), pool: pool(), gateway: gateway(0), former: None }
 }
 
 pub(super) fn table(fill_order: FillOrder, limit: u32, hosts: u8) -> HostTable {
@@ -313,7 +313,7 @@ fn a_session_that_nobody_vouches_for_is_given_up_after_the_grace() {
 /// Everything that can reach the table, in any order.
 #[derive(Clone, Debug)]
 enum Event {
-    Reserve { session: u16, user: u8, gateway: u8 },
+    Reserve { session: u16, user: u8, gateway: u8, former: Option<(u16, u8)> },
     BeginOrder { session: u16, gateway: u8 },
     Accepted { session: u16, host: u8 },
     Started { session: u16, gateway: u8 },
@@ -333,8 +333,8 @@ fn any_event() -> impl Strategy<Value = Event> {
     let sessions = 0_u16..24;
     let live = || prop::collection::vec(0_u16..24, 0..4);
     prop_oneof![
-        4 => (sessions.clone(), 0_u8..6, 0_u8..2)
-            .prop_map(|(session, user, gateway)| Event::Reserve { session, user, gateway }),
+        4 => (sessions.clone(), 0_u8..6, 0_u8..2, prop::option::of((0_u16..24, 0_u8..3)))
+            .prop_map(|(session, user, gateway, former)| Event::Reserve { session, user, gateway, former }),
         4 => (sessions.clone(), 0_u8..2).prop_map(|(session, gateway)| Event::BeginOrder { session, gateway }),
         3 => (sessions.clone(), 0_u8..3).prop_map(|(session, host)| Event::Accepted { session, host }),
         3 => (sessions.clone(), 0_u8..2).prop_map(|(session, gateway)| Event::Started { session, gateway }),
@@ -358,8 +358,14 @@ fn any_fitness() -> impl Strategy<Value = Fitness> {
 fn apply(table: &mut HostTable, event: Event, now: &mut u64) {
     let sessions = |live: Vec<u16>| live.into_iter().map(session).collect::<Vec<_>>();
     match event {
-        Event::Reserve { session: n, user, gateway: g } => {
-            let wish = Wish { gateway: gateway(g), ..wish(n, &format!("user-{user}")) };
+        Event::Reserve { session: n, user, gateway: g, former } => {
+            let former = former.map(|(n, h)| Former { session: session(n), host: host(h) });
+            let user = format!("user-{user}");
+            let wish = Wish { gateway: gateway(g), former, ..wish(n, &user) };
+            if let Some(freed) = table.take_over(&wish, *now) {
+                assert_eq!(freed.slot.user, Some(user));
+                table.check_invariants().unwrap();
+            }
             if table.make_way(&wish.user).is_err() {
                 return;
             }

@@ -11,6 +11,7 @@ pub mod meter;
 mod placing;
 mod requests;
 mod waiting;
+mod wst;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

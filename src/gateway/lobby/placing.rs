@@ -11,8 +11,10 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
 use super::exchange::{Next, answer, json, read_body, send};
+use super::waiting::give_up;
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
+use crate::core::tickets::{Claims, Role};
 use crate::gateway::shared::{PlaceQuestion, Placed, Request, Shared};
 use crate::wire::arm::{
     ConnectionRequest, ConnectionResponse, RingwayDetails, over_encoded, target_certificate,
@@ -94,7 +96,7 @@ fn certificate_of(placement: &Placement) -> Option<Vec<u8>> {
 }
 
 /// Has a place reserved.
-pub async fn ask_for_place(shared: &Shared, question: PlaceQuestion) -> Result<Placed, Refusal> {
+async fn ask_for_place(shared: &Shared, question: PlaceQuestion) -> Result<Placed, Refusal> {
     if shared.is_draining() {
         return Err(Code::GatewayDraining.into());
     }
@@ -102,6 +104,29 @@ pub async fn ask_for_place(shared: &Shared, question: PlaceQuestion) -> Result<P
     let (answer, answered) = oneshot::channel();
     shared.ask(Request::Place { question, answer })?;
     broker_says(shared, answered).await
+}
+
+/// A place at this gateway for a client that is here, and leave to take it.
+pub async fn admit_here(
+    connection: &Connection,
+    bearer: Secret,
+    application: String,
+    load_balance_info: String,
+) -> Result<Claims, Refusal> {
+    let shared = &connection.shared;
+    let question = PlaceQuestion {
+        bearer,
+        application,
+        load_balance_info,
+        client: connection.peer,
+        client_rtt_us: connection.client_rtt_us(),
+        samples: Vec::new(),
+        unreachable: Vec::new(),
+        here_only: true,
+    };
+    let Placed { placement, .. } = ask_for_place(shared, question).await?;
+    let admitted = shared.admit(placement.client_ticket.expose(), Role::Client);
+    Ok(admitted.inspect_err(|code| give_up(shared, placement.session, *code))?)
 }
 
 /// Which gateways a user may measure the way to, before step 7. The broker

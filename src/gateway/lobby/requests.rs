@@ -9,12 +9,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, ConnectionError};
 use super::exchange::{Next, answer};
-use super::{placing, waiting};
+use super::{placing, waiting, wst};
 use crate::config::gateway::GatewayLimits;
 use crate::core::codes::Code;
 use crate::core::tickets::Role;
 use crate::wire::arm::{CONNECTIONS_PATH, GATEWAYS_PATH};
 use crate::wire::http_head::{self, HeadStatus, RequestHead};
+use crate::wire::websocket_upgrade;
 
 const PROBE_PATH: &str = "/probe";
 const CLIENT_PATH: &str = "/relay/client";
@@ -59,6 +60,13 @@ pub async fn serve(mut connection: Connection) {
             ("GET", GATEWAYS_PATH) => placing::list(&mut connection, &head).await,
             ("GET", CLIENT_PATH) => return waiting::relay(connection, &head, Role::Client).await,
             ("GET", HOST_PATH) => return waiting::relay(connection, &head, Role::Host).await,
+            ("GET", path) if wst::is_here(path) => {
+                if head.upgrades_to(websocket_upgrade::PROTOCOL) {
+                    return wst::join(connection, &head).await;
+                }
+                wst::tell_affinity(&mut connection, &head).await
+            }
+            (_, path) if wst::is_here(path) => Err(Code::MethodNotAllowed.into()),
             (_, PROBE_PATH | CONNECTIONS_PATH | GATEWAYS_PATH | CLIENT_PATH | HOST_PATH) => {
                 Err(Code::MethodNotAllowed.into())
             }

@@ -15,6 +15,7 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
 use crate::core::pairing::NoWait;
 use crate::core::tickets::{Claims, Role};
+use crate::gateway::relay::framing::{Deframer, Framer};
 use crate::gateway::relay::{Command, Leg, Session, SessionCounters};
 use crate::gateway::shared::{Joining, LiveEntry, Request, Shared, Wake, lock};
 use crate::wire::http_head::{self, RequestHead};
@@ -39,7 +40,8 @@ pub async fn relay(connection: Connection, head: &RequestHead, role: Role) {
             let limit = connection.shared.config().limits.pair_timeout_ms;
             let due = Due { begun, deadline: Instant::now() + Duration::from_millis(limit) };
             let greeting = http_head::switching_protocols(relay_answer::PROTOCOL);
-            join_host(connection, claims, due, &greeting).await;
+            let raw = (Deframer::Raw, Framer::Raw);
+            join_host(connection, claims, due, &greeting, raw).await;
         }
         Role::Host => join_client(connection, claims).await,
     }
@@ -54,7 +56,13 @@ pub struct Due {
 
 /// A client with a good ticket: ask for its host, wait, greet it, hand both
 /// over.
-pub async fn join_host(mut connection: Connection, claims: Claims, due: Due, greeting: &[u8]) {
+pub async fn join_host(
+    mut connection: Connection,
+    claims: Claims,
+    due: Due,
+    greeting: &[u8],
+    (deframer, framer): (Deframer, Framer),
+) {
     let shared = Arc::clone(&connection.shared);
     let arrived = match wait_for_host(&mut connection, &claims, due, pending()).await {
         Ok(arrived) => arrived,
@@ -71,7 +79,10 @@ pub async fn join_host(mut connection: Connection, claims: Claims, due: Due, gre
     let meter = Rc::clone(&connection.meter);
     let greeted = connection.write(greeting).await;
     match greeted.and_then(|()| connection.into_leg(socket)) {
-        Ok(client) => begin(&shared, claims, client, arrived, &meter),
+        Ok(leg) => {
+            let client = Leg { deframer, framer, ..leg };
+            begin(&shared, claims, client, arrived, &meter);
+        }
         Err(_) => client_left(&shared, claims.session),
     }
 }
@@ -197,27 +208,31 @@ pub fn begin(shared: &Shared, claims: Claims, client: Leg, arrived: Arrived, met
         counters: Arc::clone(&counters),
         announced: false,
     };
-    // Entered first: the worker may end it before the next line runs.
-    lock(&shared.live).insert(session, entry);
+    let session_data = Session { id: session, host_id: claims.host, client, host: *host, counters };
+    // Held until the worker has it: who ends sessions looks there, and an end
+    // that came to the worker before the start would be lost.
+    let mut live = lock(&shared.live);
     // Whoever revokes it looks there after: one of the two sees the other.
     if shared.is_revoked(session) {
-        lock(&shared.live).remove(&session);
+        drop(live);
         return give_up(shared, session, Code::SessionRevoked);
     }
+    let host = session_data.host_id.clone();
+    live.insert(session, entry);
+    if worker.tell(Command::Start(Box::new(session_data))).is_err() {
+        live.remove(&session);
+        drop(live);
+        return give_up(shared, session, Code::GatewayFull);
+    }
+    drop(live);
+    meter.record(|set| &mut set.join_us, joining.since);
     if shared.ask(Request::Started { session }).is_err() {
         // Never learning of it, the broker would take it for one that did not
         // come about, and end it.
         lock(&shared.began_unsaid).push(session);
     }
-    tracing::info!(step = 11, %session, host = %claims.host, worker = index, "Relaying");
+    tracing::info!(step = 11, %session, %host, worker = index, "Relaying");
     shared.teller.tell(11, Some(session), "both legs in, relaying");
-    let session_data = Session { id: session, host_id: claims.host, client, host: *host, counters };
-    if worker.tell(Command::Start(Box::new(session_data))).is_ok() {
-        meter.record(|set| &mut set.join_us, joining.since);
-    } else {
-        lock(&shared.live).remove(&session);
-        give_up(shared, session, Code::GatewayFull);
-    }
 }
 
 /// The session comes to nothing: its client is gone.

@@ -17,7 +17,7 @@ const PAIRING_MS: u64 = 15_000;
 
 impl World {
     pub(super) fn client_asks(&mut self, client: usize) {
-        let Client { user, session, gateway, .. } = &self.clients[client];
+        let Client { user, session, gateway, returns, .. } = &self.clients[client];
         let (user, session, target) = (user.clone(), *session, *gateway);
         // Any gateway is asked; the client is sent to the one that was chosen.
         let entry = self.random.below(self.gateways.len());
@@ -36,6 +36,7 @@ impl World {
             client_address: "192.0.2.1:5000".into(),
             gateway: target,
             explain: Explain::default(),
+            here_only: *returns,
             asked_at: Instant::now(),
         };
         self.send(Event::Placing { gateway: entry, channel, judged });
@@ -63,6 +64,9 @@ impl World {
             self.end(client, Outcome::Lost);
             self.session_over(gateway, session, "client_closed");
             self.soon(Event::HostLegEnds { host, session });
+            if self.settings.breakdowns > 0 && self.random.chance(50) {
+                self.come_back(client);
+            }
         }
     }
 

@@ -78,6 +78,8 @@ pub(super) struct Client {
     pub(super) user: String,
     pub(super) session: SessionId,
     pub(super) gateway: usize,
+    /// It was here before, and has no choice of gateways.
+    pub(super) returns: bool,
     pub(super) outcome: Option<Outcome>,
 }
 

@@ -192,18 +192,31 @@ impl World {
         // All at once where nothing goes wrong; else while it does.
         let within = if self.settings.breakdowns == 0 { 50 } else { HORIZON_MS };
         for n in first..first + count {
-            let mut session = [0; 16];
-            session[..8].copy_from_slice(&self.random.next().to_le_bytes());
-            session[8..].copy_from_slice(&(n as u64).to_le_bytes());
             let user = format!("user-{}", n % self.settings.users);
             let gateway = self.random.below(self.gateways.len());
-            let session = SessionId(session);
-            self.clients.push(Client { user, session, gateway, outcome: None });
-            self.by_session.insert(session, n);
             let at = self.now + RETURN_MS + self.random.between(0, within);
-            self.at(at, Event::ClientAsks(n));
+            self.client_comes(user, gateway, false, at);
         }
         first..first + count
+    }
+
+    /// A client that lost its session is back at once.
+    pub(super) fn come_back(&mut self, client: usize) {
+        let Client { user, gateway, .. } = &self.clients[client];
+        let (user, gateway) = (user.clone(), *gateway);
+        let at = self.now + self.random.between(0, 30);
+        self.client_comes(user, gateway, true, at);
+    }
+
+    fn client_comes(&mut self, user: String, gateway: usize, returns: bool, at: u64) {
+        let n = self.clients.len();
+        let mut session = [0; 16];
+        session[..8].copy_from_slice(&self.random.next().to_le_bytes());
+        session[8..].copy_from_slice(&(n as u64).to_le_bytes());
+        let session = SessionId(session);
+        self.clients.push(Client { user, session, gateway, returns, outcome: None });
+        self.by_session.insert(session, n);
+        self.at(at, Event::ClientAsks(n));
     }
 
     pub(super) fn outcome(&self, client: usize) -> Option<Outcome> {
