@@ -41,10 +41,10 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
-        len @ 0..126 => frame.push(0x80 | len as u8),
+        len @ 0..126 => frame.push(0x80 | u8::try_from(len).unwrap()),
         len @ 126..0x1_0000 => {
             frame.push(0x80 | 126);
-            frame.extend((len as u16).to_be_bytes());
+            frame.extend(u16::try_from(len).unwrap().to_be_bytes());
         }
         len => {
             frame.push(0x80 | 127);
