@@ -137,21 +137,18 @@ impl Candidate {
         self.connections.saturating_add(self.in_flight)
     }
 
+    fn standing(&self) -> Standing {
+        let unreachable = matches!(self.way, Way::Unreachable(_));
+        Standing::new(self.total(), self.capacity, self.draining, unreachable)
+    }
+
     fn class(&self) -> Class {
-        match self.way {
-            _ if self.draining => Class::Draining,
-            _ if self.total() >= self.capacity => Class::Full,
-            Way::Measured(_) => Class::Measured,
-            Way::Stale(_) | Way::Unmeasured => Class::Unknown,
-            Way::Unreachable(_) => Class::Unreachable,
-        }
+        self.standing().class(self.way.group())
     }
 
     #[must_use]
     pub fn rank(&self) -> Rank {
-        let unreachable = matches!(self.way, Way::Unreachable(_));
-        Standing::new(self.total(), self.capacity, self.draining, unreachable)
-            .rank(self.way.group())
+        self.standing().rank(self.way.group())
     }
 }
 
@@ -164,18 +161,16 @@ pub struct Rank(u64);
 /// ranks are made of it for one session.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
-    in_a_group: u64,
-    without_group: u64,
+    in_a_group: Class,
+    without_group: Class,
+    total: u32,
 }
 
 impl Standing {
-    /// A group beyond that is more than an hour away.
-    const GROUP_MAX: u64 = (1 << 29) - 1;
-
     /// `total` are connections and placements in flight together.
     #[must_use]
     pub const fn new(total: u32, capacity: u32, draining: bool, unreachable: bool) -> Self {
-        let (measured, unknown) = if draining {
+        let (in_a_group, without_group) = if draining {
             (Class::Draining, Class::Draining)
         } else if total >= capacity {
             (Class::Full, Class::Full)
@@ -184,19 +179,21 @@ impl Standing {
         } else {
             (Class::Measured, Class::Unknown)
         };
-        Self {
-            in_a_group: (measured as u64) << 61 | total as u64,
-            without_group: (unknown as u64) << 61 | Self::GROUP_MAX << 32 | total as u64,
-        }
+        Self { in_a_group, without_group, total }
     }
 
     /// `group` of a round trip that counts: [`Way::group`].
     #[must_use]
     pub fn rank(&self, group: Option<u64>) -> Rank {
-        Rank(match group {
-            Some(group) => self.in_a_group | group.min(Self::GROUP_MAX) << 32,
-            None => self.without_group,
-        })
+        /// A group beyond that is more than an hour away.
+        const GROUP_MAX: u64 = (1 << 29) - 1;
+        let class = self.class(group);
+        let group = group.unwrap_or(GROUP_MAX).min(GROUP_MAX);
+        Rank((class as u64) << 61 | group << 32 | u64::from(self.total))
+    }
+
+    fn class(&self, group: Option<u64>) -> Class {
+        if group.is_some() { self.in_a_group } else { self.without_group }
     }
 }
 
