@@ -244,21 +244,6 @@ impl Framer {
             Self::Raw | Self::TsguHttp | Self::Silent => Vec::new(),
         }
     }
-
-    /// A text for the person at the client, where the protocol has such a
-    /// thing (MS-TSGU 2.2.10.17).
-    pub(super) fn notice(&self, text: &str) -> Vec<u8> {
-        let packet = tsgu::response::service_message(text);
-        match self {
-            Self::TsguHttp => packet,
-            Self::TsguWebSocket => {
-                let mut words = Vec::new();
-                append_frame(&mut words, &packet);
-                words
-            }
-            Self::Raw | Self::WebSocket(_) | Self::Silent => Vec::new(),
-        }
-    }
 }
 
 /// Puts a frame's header before `len` bytes at `at`.
