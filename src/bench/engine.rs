@@ -30,7 +30,7 @@ use super::profile::Profile;
 use super::session::{Session, State};
 use super::tally::{Faults, Tally};
 use crate::core::random::Random;
-use crate::gateway::relay::Side;
+use crate::core::tickets::Role;
 use crate::gateway::relay::ring::Doorbell;
 use crate::tls::record::MAX_OPENED_LEN;
 
@@ -54,7 +54,7 @@ pub enum Command {
     /// Dial this leg of a session.
     Dial {
         session: u32,
-        side: Side,
+        side: Role,
         address: SocketAddr,
         name: ServerName<'static>,
         greeting: Greeting,
@@ -88,7 +88,7 @@ pub struct EngineSettings {
 /// Whom a readiness is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    Leg(u32, Side),
+    Leg(u32, Role),
     Unclaimed(usize),
     Shake(usize),
     Listener,
@@ -98,8 +98,8 @@ enum Target {
 impl Target {
     fn pack(self) -> EventData {
         let (kind, key) = match self {
-            Self::Leg(session, Side::Client | Side::Inbound) => (0, u64::from(session)),
-            Self::Leg(session, Side::Host) => (1, u64::from(session)),
+            Self::Leg(session, Role::Client) => (0, u64::from(session)),
+            Self::Leg(session, Role::Host) => (1, u64::from(session)),
             Self::Unclaimed(key) => (2, key as u64),
             Self::Shake(key) => (3, key as u64),
             Self::Listener => (4, 0),
@@ -114,8 +114,8 @@ impl Target {
         let (session, index) =
             (u32::try_from(key).unwrap_or(u32::MAX), usize::try_from(key).unwrap_or(usize::MAX));
         match data >> 56 {
-            0 => Self::Leg(session, Side::Client),
-            1 => Self::Leg(session, Side::Host),
+            0 => Self::Leg(session, Role::Client),
+            1 => Self::Leg(session, Role::Host),
             2 => Self::Unclaimed(index),
             3 => Self::Shake(index),
             4 => Self::Listener,
@@ -153,7 +153,7 @@ pub struct Engine {
     shakes: Shakes,
     due: BinaryHeap<Due>,
     /// Legs that were interrupted in the middle of their work.
-    ready: VecDeque<(u32, Side)>,
+    ready: VecDeque<(u32, Role)>,
     random: Random,
     is_traffic_on: bool,
     congestion_control: Option<String>,
@@ -220,7 +220,7 @@ impl Engine {
             Route::Through { relay, .. } => {
                 let relay = *relay;
                 let name = ServerName::from(relay.ip());
-                self.dial(number, Side::Client, relay, name, Greeting::None);
+                self.dial(number, Role::Client, relay, name, Greeting::None);
             }
         }
     }
@@ -232,7 +232,7 @@ impl Engine {
                 client.stalled = stalled;
             }
             if !stalled {
-                self.ready.push_back((index, Side::Client));
+                self.ready.push_back((index, Role::Client));
             }
         }
     }
@@ -351,7 +351,7 @@ impl Engine {
     fn dial(
         &mut self,
         number: u32,
-        side: Side,
+        side: Role,
         address: SocketAddr,
         name: ServerName<'static>,
         greeting: Greeting,

@@ -20,7 +20,6 @@ use crate::core::tickets::Role;
 use crate::dial::http::HttpsClient;
 use crate::dial::relay::request_head;
 use crate::dial::{DialLimits, Dialer, Endpoint, Purpose};
-use crate::gateway::relay::Side;
 use crate::gateway::relay::ring::Doorbell;
 use crate::tls::settings::TlsSettings;
 use crate::wire::arm::{ConnectionRequest, ConnectionResponse};
@@ -59,12 +58,11 @@ impl ToEngine {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).remove(&session)
     }
 
-    fn dial(&self, session: u32, side: Side, url: &str, address: SocketAddr, ticket: &str) {
-        let role = if side == Side::Client { Role::Client } else { Role::Host };
+    fn dial(&self, session: u32, side: Role, url: &str, address: SocketAddr, ticket: &str) {
         let endpoint = url.parse::<Endpoint>().map_err(|error| error.to_string());
         let command = endpoint.and_then(|endpoint| {
             let name = endpoint.server_name().map_err(|error| error.to_string())?;
-            let head = request_head(&endpoint, role, ticket).map_err(|error| error.to_string())?;
+            let head = request_head(&endpoint, side, ticket).map_err(|error| error.to_string())?;
             Ok(Command::Dial { session, side, address, name, greeting: Greeting::Relay(head) })
         });
         self.tell(command.unwrap_or_else(|why| Command::Failed { session, why }));
@@ -122,7 +120,7 @@ async fn hear_orders(
                     Some(number) => {
                         engine.dial(
                             number,
-                            Side::Host,
+                            Role::Host,
                             &order.gateway_url,
                             address,
                             order.ticket.expose(),
@@ -181,7 +179,7 @@ impl User {
                 let ticket = answer.ringway.ticket.expose();
                 self.engine.dial(
                     number,
-                    Side::Client,
+                    Role::Client,
                     answer.gateway_location.expose(),
                     self.address,
                     ticket,

@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::core::random::Random;
-use crate::gateway::relay::Side;
+use crate::core::tickets::Role;
 
 const MS: u32 = 1_000;
 /// 30 pictures a second.
@@ -22,7 +22,7 @@ const MOUSE_US: u32 = 16_667;
 /// One thing that one side does again and again: a burst, then a pause.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
-    pub sender: Side,
+    pub sender: Role,
     /// Size of a message, drawn evenly from this range.
     pub bytes: (u32, u32),
     /// Messages in a burst.
@@ -36,14 +36,14 @@ pub struct Source {
 
 impl Source {
     const fn up(bytes: (u32, u32), burst: u32, gap_us: u32, pause_us: u32) -> Self {
-        Self { sender: Side::Client, bytes, burst, gap_us, pause_us, random_pause: true }
+        Self { sender: Role::Client, bytes, burst, gap_us, pause_us, random_pause: true }
     }
 
     const fn down(bytes: (u32, u32), burst: u32, gap_us: u32, pause_us: u32) -> Self {
-        Self { sender: Side::Host, bytes, burst, gap_us, pause_us, random_pause: true }
+        Self { sender: Role::Host, bytes, burst, gap_us, pause_us, random_pause: true }
     }
 
-    const fn heartbeat(sender: Side) -> Self {
+    const fn heartbeat(sender: Role) -> Self {
         let pause_us = 5_000 * MS;
         Self { sender, bytes: (20, 20), burst: 1, gap_us: 0, pause_us, random_pause: false }
     }
@@ -105,7 +105,7 @@ pub enum Profile {
 /// How much a [`Profile::Ping`] sends each way.
 pub const PING_BYTES: u64 = 64;
 
-const HEARTBEATS: [Source; 2] = [Source::heartbeat(Side::Client), Source::heartbeat(Side::Host)];
+const HEARTBEATS: [Source; 2] = [Source::heartbeat(Role::Client), Source::heartbeat(Role::Host)];
 /// Keys go down and up again.
 const TYPING: Source = Source::up((36, 60), 2, 60 * MS, 140 * MS);
 const fn mouse(pause_us: u32) -> Source {
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     /// Bytes and messages per second that a side sends.
-    fn rate(profile: Profile, sender: Side) -> (f64, f64) {
+    fn rate(profile: Profile, sender: Role) -> (f64, f64) {
         let sources = profile.sources();
         let of_side = sources.iter().filter(|source| source.sender == sender).map(Source::rate);
         of_side.fold((0.0, 0.0), |sum, rate| (sum.0 + rate.0, sum.1 + rate.1))
@@ -250,7 +250,7 @@ mod tests {
             (Profile::Video, 8_500.0, 9_500.0),
         ];
         for (profile, low, high) in published_kbits {
-            let kbits = rate(profile, Side::Host).1 * 8.0 / 1_000.0;
+            let kbits = rate(profile, Role::Host).1 * 8.0 / 1_000.0;
             assert!((low..=high).contains(&kbits), "{profile:?}: {kbits} kbit/s");
         }
     }
@@ -258,8 +258,8 @@ mod tests {
     #[test]
     fn input_is_small_and_at_the_rate_of_hands() {
         for profile in [Profile::Word, Profile::Excel, Profile::Web, Profile::Video] {
-            assert!(profile.sources().iter().all(|s| s.sender == Side::Host || s.bytes.1 < 100));
-            let events = rate(profile, Side::Client).0;
+            assert!(profile.sources().iter().all(|s| s.sender == Role::Host || s.bytes.1 < 100));
+            let events = rate(profile, Role::Client).0;
             assert!((4.0..60.0).contains(&events), "{profile:?}: {events} events/s");
         }
     }

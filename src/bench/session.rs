@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::flow::Flow;
 use super::leg::Leg;
 use super::profile::{Profile, Source};
-use crate::gateway::relay::Side;
+use crate::core::tickets::Role;
 
 /// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,18 +59,18 @@ impl Session {
         }
     }
 
-    pub const fn leg(&mut self, side: Side) -> &mut Option<Leg> {
+    pub const fn leg(&mut self, side: Role) -> &mut Option<Leg> {
         match side {
-            Side::Client | Side::Inbound => &mut self.client,
-            Side::Host => &mut self.host,
+            Role::Client => &mut self.client,
+            Role::Host => &mut self.host,
         }
     }
 
     /// A leg and what it sends.
-    pub const fn sender(&mut self, side: Side) -> Option<(&mut Leg, &mut Flow)> {
+    pub const fn sender(&mut self, side: Role) -> Option<(&mut Leg, &mut Flow)> {
         let (leg, flow) = match side {
-            Side::Client | Side::Inbound => (&mut self.client, &mut self.up),
-            Side::Host => (&mut self.host, &mut self.down),
+            Role::Client => (&mut self.client, &mut self.up),
+            Role::Host => (&mut self.host, &mut self.down),
         };
         match leg {
             Some(leg) => Some((leg, flow)),
@@ -79,10 +79,10 @@ impl Session {
     }
 
     /// A leg and what it is sent.
-    pub const fn receiver(&mut self, side: Side) -> Option<(&mut Leg, &mut Flow)> {
+    pub const fn receiver(&mut self, side: Role) -> Option<(&mut Leg, &mut Flow)> {
         let (leg, flow) = match side {
-            Side::Client | Side::Inbound => (&mut self.client, &mut self.down),
-            Side::Host => (&mut self.host, &mut self.up),
+            Role::Client => (&mut self.client, &mut self.down),
+            Role::Host => (&mut self.host, &mut self.up),
         };
         match leg {
             Some(leg) => Some((leg, flow)),
@@ -91,10 +91,10 @@ impl Session {
     }
 
     /// What this side sends.
-    pub const fn flow_of(&mut self, side: Side) -> &mut Flow {
+    pub const fn flow_of(&mut self, side: Role) -> &mut Flow {
         match side {
-            Side::Client | Side::Inbound => &mut self.up,
-            Side::Host => &mut self.down,
+            Role::Client => &mut self.up,
+            Role::Host => &mut self.down,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use crate::gateway::relay::Side;
+use crate::core::tickets::Role;
 use crate::observe::histograms::latency;
 
 /// Faults that are kept word for word; the rest are counted.
@@ -50,24 +50,24 @@ impl Tally {
     }
 
     /// A whole message arrived, this old.
-    pub fn message(&mut self, sender: Side, age_ns: u64) {
+    pub fn message(&mut self, sender: Role, age_ns: u64) {
         let age_us = age_ns / 1_000;
         match sender {
-            Side::Client | Side::Inbound => {
+            Role::Client => {
                 self.messages_up += 1;
                 self.up_us.saturating_record(age_us);
             }
-            Side::Host => {
+            Role::Host => {
                 self.messages_down += 1;
                 self.down_us.saturating_record(age_us);
             }
         }
     }
 
-    pub const fn bytes(&mut self, sender: Side, bytes: u64) {
+    pub const fn bytes(&mut self, sender: Role, bytes: u64) {
         match sender {
-            Side::Client | Side::Inbound => self.bytes_up += bytes,
-            Side::Host => self.bytes_down += bytes,
+            Role::Client => self.bytes_up += bytes,
+            Role::Host => self.bytes_down += bytes,
         }
     }
 }

@@ -42,6 +42,15 @@ impl Role {
             Self::Host => "host",
         }
     }
+
+    /// The end that gets what this one sends.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Host,
+            Self::Host => Self::Client,
+        }
+    }
 }
 
 /// What a ticket says.

@@ -13,7 +13,7 @@ use crate::bench::flow::Wrong;
 use crate::bench::leg::{Leg, LegError, Progress};
 use crate::bench::profile::Profile;
 use crate::bench::session::State;
-use crate::gateway::relay::Side;
+use crate::core::tickets::Role;
 
 /// How the request of a handshake without a session begins. As a session's
 /// number it would be far too high.
@@ -31,7 +31,7 @@ struct Read {
 impl Engine {
     /// Reads and writes one leg until there is nothing to do, or until it is
     /// the others' turn.
-    pub(super) fn advance(&mut self, number: u32, side: Side) {
+    pub(super) fn advance(&mut self, number: u32, side: Role) {
         for _ in 0..TURNS_IN_A_ROW {
             if !self.pump(number, side) {
                 return;
@@ -46,7 +46,7 @@ impl Engine {
     }
 
     /// Reads once. Says whether there may be more.
-    fn read(&mut self, number: u32, side: Side) -> Result<bool, LegError> {
+    fn read(&mut self, number: u32, side: Role) -> Result<bool, LegError> {
         let Some(session) = self.sessions.get_mut(number as usize) else { return Ok(false) };
         let profile = session.profile;
         let Some((leg, flow)) = session.receiver(side) else { return Ok(false) };
@@ -87,9 +87,9 @@ impl Engine {
         Ok(length == BATCH_BYTES || hung_up)
     }
 
-    fn after_read(&mut self, number: u32, side: Side, profile: Profile, read: &Read) {
+    fn after_read(&mut self, number: u32, side: Role, profile: Profile, read: &Read) {
         if let Some(wrong) = read.wrong {
-            let direction = if side == Side::Host { "up" } else { "down" };
+            let direction = if side == Role::Host { "up" } else { "down" };
             return self.fail(
                 number,
                 &match wrong {
@@ -117,10 +117,10 @@ impl Engine {
         self.close_if_settled(number);
     }
 
-    pub(super) fn on_leg_open(&mut self, number: u32, side: Side) {
+    pub(super) fn on_leg_open(&mut self, number: u32, side: Role) {
         let is_through = matches!(self.route, Route::Through { .. });
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
-        if let (true, Side::Client, Some(leg)) = (is_through, side, session.leg(side)) {
+        if let (true, Role::Client, Some(leg)) = (is_through, side, session.leg(side)) {
             let mut hello = std::mem::take(&mut leg.unsent);
             let sealed = leg.seal(&u64::from(number).to_le_bytes(), &mut hello);
             leg.unsent = hello;
@@ -136,7 +136,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         if session.state == State::Opening && session.is_complete() {
             session.state = State::Live;
-            if let (None, Some(leg)) = (&self.congestion_control, session.leg(Side::Client)) {
+            if let (None, Some(leg)) = (&self.congestion_control, session.leg(Role::Client)) {
                 let name = SockRef::from(&leg.socket).tcp_congestion().unwrap_or_default();
                 let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
                 self.congestion_control = Some(name);
@@ -147,7 +147,7 @@ impl Engine {
     }
 
     /// Sends what there is to send. Says whether reading may go on.
-    pub(super) fn pump(&mut self, number: u32, side: Side) -> bool {
+    pub(super) fn pump(&mut self, number: u32, side: Role) -> bool {
         match self.write(number, side) {
             Ok(()) => true,
             Err(error) => {
@@ -157,7 +157,7 @@ impl Engine {
         }
     }
 
-    fn write(&mut self, number: u32, side: Side) -> Result<(), LegError> {
+    fn write(&mut self, number: u32, side: Role) -> Result<(), LegError> {
         let Some(session) = self.sessions.get_mut(number as usize) else { return Ok(()) };
         let Some((leg, flow)) = session.sender(side) else { return Ok(()) };
         let mut has_more = false;
@@ -284,7 +284,7 @@ impl Engine {
         if session.host.is_some() || session.state != State::Opening {
             return self.faults.add(format!("a second leg came for session {number}"));
         }
-        let target = Target::Leg(number, Side::Host);
+        let target = Target::Leg(number, Role::Host);
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         if let Err(error) = epoll::modify(&self.epoll, &leg.socket, target.pack(), flags) {
             return self.fail(number, &error.to_string());
@@ -294,7 +294,7 @@ impl Engine {
             return self.fail(number, "there are bytes beyond offset 0 up that nobody sent");
         }
         self.go_live_if_complete(number);
-        self.advance(number, Side::Host);
+        self.advance(number, Role::Host);
     }
 
     /// Ends a session whose last bytes have arrived.
@@ -305,12 +305,12 @@ impl Engine {
             if let Some(session) = self.sessions.get_mut(number as usize) {
                 session.state = State::Closing;
             }
-            self.say_goodbye(number, Side::Client);
+            self.say_goodbye(number, Role::Client);
         }
     }
 
     /// `close_notify` and FIN.
-    fn say_goodbye(&mut self, number: u32, side: Side) {
+    fn say_goodbye(&mut self, number: u32, side: Role) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         let Some(leg) = session.leg(side) else { return };
         let mut last = std::mem::take(&mut leg.unsent);
@@ -328,20 +328,20 @@ impl Engine {
     }
 
     /// A stream came to its end.
-    fn on_end(&mut self, number: u32, side: Side) {
+    fn on_end(&mut self, number: u32, side: Role) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         match (session.state, side) {
             (State::Closed | State::Failed, _) => {}
             // What the client sees counts; the host's end may come first.
-            (_, Side::Host) if session.is_doomed => {}
-            (_, Side::Client) if session.is_doomed => {
+            (_, Role::Host) if session.is_doomed => {}
+            (_, Role::Client) if session.is_doomed => {
                 session.ended_at = Some(Instant::now());
                 session.state = State::Closed;
                 (session.client, session.host) = (None, None);
                 self.census.closed += 1;
             }
-            (State::Closing, Side::Host) => self.say_goodbye(number, Side::Host),
-            (State::Closing, Side::Client) => {
+            (State::Closing, Role::Host) => self.say_goodbye(number, Role::Host),
+            (State::Closing, Role::Client) => {
                 session.state = State::Closed;
                 (session.client, session.host) = (None, None);
                 self.census.closed += 1;
@@ -357,14 +357,14 @@ impl Engine {
         }
     }
 
-    fn on_error(&mut self, number: u32, side: Side, error: &LegError) {
+    fn on_error(&mut self, number: u32, side: Role, error: &LegError) {
         let is_closing = |s: &crate::bench::session::Session| s.state == State::Closing;
         let is_doomed = |s: &crate::bench::session::Session| s.is_doomed;
-        if side == Side::Host && self.sessions.get(number as usize).is_some_and(is_doomed) {
+        if side == Role::Host && self.sessions.get(number as usize).is_some_and(is_doomed) {
             // It was told to end as well; only the client's end is looked at.
         } else if self.sessions.get(number as usize).is_some_and(is_closing) {
             // All data had arrived; who reset whom first does not matter.
-            self.on_end(number, Side::Client);
+            self.on_end(number, Role::Client);
         } else {
             self.fail(number, &format!("the {side:?} leg: {error}"));
         }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::Engine;
 use crate::bench::profile::{PING_BYTES, Profile};
 use crate::bench::session::State;
-use crate::gateway::relay::Side;
+use crate::core::tickets::Role;
 
 /// A message to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +77,12 @@ impl Engine {
             Profile::Bulk => {
                 session.up.set_endless(self.bulk.0);
                 session.down.set_endless(self.bulk.1);
-                self.ready.extend([(number, Side::Client), (number, Side::Host)]);
+                self.ready.extend([(number, Role::Client), (number, Role::Host)]);
             }
             Profile::Ping => {
                 self.tally.messages_planned += 1;
                 session.up.add(PING_BYTES, now_ns);
-                self.ready.push_back((number, Side::Client));
+                self.ready.push_back((number, Role::Client));
             }
             _ => {
                 for (source, index) in session.sources.iter().zip(0..) {
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// A ping has arrived: the other side's turn.
-    pub(super) fn answer_ping(&mut self, number: u32, receiver: Side, now_ns: u64) {
+    pub(super) fn answer_ping(&mut self, number: u32, receiver: Role, now_ns: u64) {
         if !self.is_traffic_on {
             return;
         }

@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use self::ring::{Doorbell, Features, RingError, RingSettings};
-pub use self::session::{ClosedSession, Leg, Session, SessionCounters, Side};
+pub use self::session::{ClosedSession, Leg, Session, SessionCounters};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
 use crate::observe::close_reason::CloseReason;
