@@ -1,14 +1,14 @@
 //! Bytes in, records out: the path of every relayed byte.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::WorkerStats;
 use super::engine::Relay;
 use super::framing::Leave;
 use super::kernel::Kernel;
 use super::leg::{LiveLeg, OutputEnd};
 use super::ring::{Arena, Slot};
-use super::session::Side;
+use super::session::{SessionCounters, Side};
 
 use crate::tls::record::{
     Framed, MAX_OVERHEAD, MAX_PLAINTEXT_LEN, MAX_RECORD_LEN, Opened, RecordError, next_record,
@@ -61,11 +61,6 @@ impl<K: Kernel> Relay<K> {
         let outcome = if ending || from.input_closed {
             Ok(Flow::Open)
         } else {
-            let (session_bytes, worker_bytes) = if side.is_client() {
-                (&counters.bytes_up, &self.stats.bytes_up)
-            } else {
-                (&counters.bytes_down, &self.stats.bytes_down)
-            };
             let mut path = Path {
                 from,
                 to,
@@ -75,7 +70,7 @@ impl<K: Kernel> Relay<K> {
                 bytes: 0,
             };
             let outcome = path.relay(self.kernel.bytes(&filled));
-            count(path.bytes, session_bytes, worker_bytes);
+            count(path.bytes, side, &counters, &self.stats);
             outcome
         };
         self.kernel.recycle(filled);
@@ -100,12 +95,7 @@ impl<K: Kernel> Relay<K> {
             Flow::Open => path.relay(ciphertext),
             over => Ok(over),
         });
-        let (session_bytes, worker_bytes) = if side.is_client() {
-            (&counters.bytes_up, &self.stats.bytes_up)
-        } else {
-            (&counters.bytes_down, &self.stats.bytes_down)
-        };
-        count(path.bytes, session_bytes, worker_bytes);
+        count(path.bytes, side, &counters, &self.stats);
         self.after_input(index, side, outcome);
     }
 
@@ -179,9 +169,15 @@ impl<K: Kernel> Relay<K> {
     }
 }
 
-fn count(bytes: u64, session: &AtomicU64, worker: &AtomicU64) {
-    session.fetch_add(bytes, Relaxed);
-    worker.fetch_add(bytes, Relaxed);
+/// Bytes that `side` sent.
+fn count(bytes: u64, side: Side, session: &SessionCounters, worker: &WorkerStats) {
+    let (of_session, of_worker) = if side.is_client() {
+        (&session.bytes_up, &worker.bytes_up)
+    } else {
+        (&session.bytes_down, &worker.bytes_down)
+    };
+    of_session.fetch_add(bytes, Relaxed);
+    of_worker.fetch_add(bytes, Relaxed);
 }
 
 /// One direction of one session for the length of one batch.
