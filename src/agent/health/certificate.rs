@@ -1,14 +1,10 @@
 //! The RDP server's certificate: whether there is one that clients can use. It
 //! is looked at, not trusted: nothing is said over the connection after it.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use ironrdp::core::{decode, encode_vec};
-use ironrdp::pdu::nego::{
-    ConnectionConfirm, ConnectionRequest, FailureCode, RequestFlags, SecurityProtocol,
-};
-use ironrdp::pdu::x224::X224;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -21,10 +17,9 @@ use x509_cert::der::Decode as _;
 use crate::core::clock::UnixMillis;
 use crate::tls::identity::read_chain;
 use crate::tls::settings::TlsSettings;
-
-/// An answer to the negotiation is 19 bytes (MS-RDPBCGR 2.2.1.2).
-const ANSWER_BYTES_MAX: u16 = 512;
-const TPKT_HEADER_BYTES: usize = 4;
+use crate::wire::x224::{
+    CONFIRM_BYTES_MAX, ConnectionConfirm, ConnectionRequest, FailureCode, Negotiation, Protocols,
+};
 
 /// What an RDP server shows.
 #[derive(Debug)]
@@ -64,38 +59,30 @@ async fn negotiate_tls<S>(stream: &mut S) -> Result<Option<bool>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = ConnectionRequest {
-        nego_data: None,
-        flags: RequestFlags::empty(),
-        protocol: SecurityProtocol::SSL | SecurityProtocol::HYBRID,
-    };
-    let request = encode_vec(&X224(request)).map_err(|error| error.to_string())?;
+    let offer =
+        Negotiation { flags: 0, protocols: Protocols::SSL | Protocols::HYBRID, correlation: None };
+    let request = ConnectionRequest { routing_token: None, cookie: None, negotiation: Some(offer) };
     let silent = |error: std::io::Error| format!("no answer to the RDP negotiation: {error}");
-    stream.write_all(&request).await.map_err(silent)?;
-    let mut answer = vec![0; TPKT_HEADER_BYTES];
-    stream.read_exact(&mut answer).await.map_err(silent)?;
-    // RFC 1006 6: version 3, reserved, length of all of it.
-    let &[3, _, high, low] = answer.as_slice() else {
-        return Err("the answer is not RDP".into());
-    };
-    let length = u16::from_be_bytes([high, low]);
-    if length > ANSWER_BYTES_MAX {
-        return Err(format!("the answer to the RDP negotiation has {length} bytes"));
-    }
-    answer.resize(usize::from(length).max(TPKT_HEADER_BYTES), 0);
-    let rest = answer.get_mut(TPKT_HEADER_BYTES..).unwrap_or_default();
-    stream.read_exact(rest).await.map_err(silent)?;
-    let confirm = decode::<X224<ConnectionConfirm>>(&answer).map_err(|error| error.to_string())?;
-    match confirm.0 {
-        ConnectionConfirm::Response { protocol, .. } => {
-            let tls = protocol.intersects(SecurityProtocol::SSL | SecurityProtocol::HYBRID);
-            Ok(tls.then(|| protocol.contains(SecurityProtocol::HYBRID)))
+    stream.write_all(&request.for_server()).await.map_err(silent)?;
+    let mut answer = Vec::with_capacity(CONFIRM_BYTES_MAX);
+    let confirm = loop {
+        match ConnectionConfirm::parse(&answer) {
+            Ok(Some((confirm, _))) => break confirm,
+            Ok(None) if stream.read_buf(&mut answer).await.map_err(silent)? > 0 => {}
+            Ok(None) => return Err(silent(ErrorKind::UnexpectedEof.into())),
+            Err(error) => return Err(format!("the answer is not RDP: {error}")),
         }
-        ConnectionConfirm::Failure { code } if code == FailureCode::SSL_NOT_ALLOWED_BY_SERVER => {
+    };
+    match confirm {
+        ConnectionConfirm::Selected { protocol, .. } => {
+            let offered = protocol.contain(Protocols::SSL) || protocol.contain(Protocols::HYBRID);
+            Ok(offered.then(|| protocol.contain(Protocols::HYBRID)))
+        }
+        ConnectionConfirm::Plain | ConnectionConfirm::Refused(FailureCode::SSL_NOT_ALLOWED) => {
             Ok(None)
         }
-        ConnectionConfirm::Failure { code } => {
-            Err(format!("the RDP server refuses the negotiation ({})", u32::from(code)))
+        ConnectionConfirm::Refused(FailureCode(code)) => {
+            Err(format!("the RDP server refuses the negotiation ({code})"))
         }
     }
 }
