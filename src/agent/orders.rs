@@ -45,8 +45,9 @@ impl Desk {
     /// Carries out one order.
     pub(super) async fn serve(self: Arc<Self>, order: Order) {
         let session = order.session;
-        let answer_by = Instant::now() + answer_time(&order);
-        let seat = match self.seats.take_within(session, answer_time(&order) / 2).await {
+        let answer_time = answer_time(&order);
+        let answer_by = Instant::now() + answer_time;
+        let seat = match self.seats.take_within(session, answer_time / 2).await {
             Ok(seat) => seat,
             Err(no_seat) => {
                 tracing::warn!(step = 9, %session, ?no_seat, "Refused an order");
@@ -123,13 +124,10 @@ impl Desk {
         let since = Instant::now();
         let within = Duration::from_millis(self.first_pdu_timeout_ms);
         let refusal = self.findings.refusal_of_rdsaad();
-        let mut told = None;
         let begun = tokio::select! {
             begun = front::begin(&mut leg, &mut target, refusal, within) => begun,
-            why = seat.told_to_end() => {
-                told = Some(why);
-                Ok(Begun::Yes { bytes_up: 0, bytes_down: 0 })
-            }
+            // The pipe is told at once, and tells both sides.
+            _ = seat.told_to_end() => Ok(Begun::Yes { bytes_up: 0, bytes_down: 0 }),
         };
         let (first_up, first_down) = match begun {
             Ok(Begun::Yes { bytes_up, bytes_down }) => (bytes_up, bytes_down),
@@ -142,11 +140,8 @@ impl Desk {
             // A stream that failed fails again.
             Err(_) => (0, 0),
         };
-        let stop = async {
-            if told.is_none() {
-                told = Some(seat.told_to_end().await);
-            }
-        };
+        let mut told = None;
+        let stop = async { told = Some(seat.told_to_end().await) };
         let report = pipe(leg, target, self.pipe, stop).await;
         let PipeReport { bytes_a_to_b, bytes_b_to_a, a_to_b, b_to_a } = report;
         let (bytes_up, bytes_down) = (bytes_a_to_b + first_up, bytes_b_to_a + first_down);
