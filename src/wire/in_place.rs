@@ -134,6 +134,18 @@ pub(crate) struct Decoded<C> {
     pub(crate) verdict: Result<(), FramingError>,
 }
 
+/// Why `decode` refuses `bytes`: in the same way whether they come as a whole or
+/// byte by byte.
+#[cfg(test)]
+pub(crate) fn refused<C: PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8], &[usize]) -> Decoded<C>,
+) -> FramingError {
+    let whole = decode(bytes, &[]);
+    assert_eq!(decode(bytes, &vec![1; bytes.len()]), whole, "{:?}", bytes.escape_ascii());
+    whole.verdict.unwrap_err()
+}
+
 /// Decodes `bytes` in pieces of these lengths, and what is left as a last one.
 #[cfg(test)]
 pub(crate) fn decode_in_pieces<C>(

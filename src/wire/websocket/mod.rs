@@ -7,7 +7,7 @@
 mod decoder;
 mod server_frame;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;

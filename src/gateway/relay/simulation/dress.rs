@@ -3,6 +3,7 @@
 
 use crate::core::random::Random;
 use crate::gateway::relay::framing::{Deframer, Framer};
+use crate::wire::websocket::tests::{Form, client_frame};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dress {
@@ -88,24 +89,9 @@ fn frames(payload: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 fn frame(opcode: u8, fin: bool, payload: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut out = vec![opcode | if fin { 0x80 } else { 0 }];
-    match payload.len() {
-        len @ ..=125 => out.push(0x80 | u8::try_from(len).unwrap()),
-        len => match u16::try_from(len) {
-            Ok(len) => {
-                out.push(0x80 | 126);
-                out.extend(len.to_be_bytes());
-            }
-            Err(_) => {
-                out.push(0x80 | 127);
-                out.extend((len as u64).to_be_bytes());
-            }
-        },
-    }
-    let mask = random.next().to_le_bytes();
-    out.extend(&mask[..4]);
-    out.extend(payload.iter().zip(mask[..4].iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    out
+    let [a, b, c, d, ..] = random.next().to_le_bytes();
+    let first = opcode | if fin { 0x80 } else { 0 };
+    client_frame(first, payload, [a, b, c, d], Form::Shortest)
 }
 
 fn packets(payload: &[u8], random: &mut Random) -> Vec<u8> {
