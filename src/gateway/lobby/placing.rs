@@ -129,6 +129,13 @@ pub async fn admit_here(
     Ok(admitted.inspect_err(|code| give_up(shared, placement.session, *code))?)
 }
 
+/// Whether this is a user's token.
+pub async fn check_token(shared: &Shared, bearer: Secret) -> Result<(), Refusal> {
+    let (answer, answered) = oneshot::channel();
+    shared.ask(Request::CheckToken { bearer, answer })?;
+    broker_says(shared, answered).await
+}
+
 /// Which gateways a user may measure the way to, before step 7. The broker
 /// says whether it is a user: a stranger is not shown what there is.
 pub async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
@@ -142,7 +149,7 @@ pub async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Nex
 }
 
 /// What the control thread has from the broker, within its deadline.
-pub async fn broker_says<T>(
+async fn broker_says<T>(
     shared: &Shared,
     answered: oneshot::Receiver<Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
