@@ -2,6 +2,7 @@
 //! broker; on an order it connects the host's RDP server with the gateway that
 //! the order names (steps 9 to 11). It only dials; nothing listens.
 
+mod front;
 mod health;
 mod orders;
 mod reload;
@@ -152,25 +153,28 @@ impl Agent {
             ..ChannelSettings::new(broker, to_broker, MachineRole::Agent)
         };
         let (channel, events) = client::spawn(settings, move || {
-            vec![AgentToBroker::Hello {
+            let hello = AgentToBroker::Hello {
                 version: VERSION,
                 software: concat!("ringway ", env!("CARGO_PKG_VERSION")).into(),
                 live: hello_seats.live(),
                 capacity,
                 labels: labels.clone(),
                 checks: hello_findings.checks(),
-            }]
+            };
+            std::iter::once(hello).chain(hello_findings.certificate()).collect()
         });
         let watch = Watch {
             settings: config.health.clone(),
             target: Arc::clone(&target),
             seats: Arc::clone(&seats),
             channel: channel.clone(),
-            findings,
+            findings: findings.clone(),
         };
         let desk = Arc::new(Desk {
             seats: Arc::clone(&seats),
             target,
+            findings,
+            first_pdu_timeout_ms: config.limits.first_pdu_timeout_ms,
             target_timeout_ms: config.limits.target_timeout_ms,
             dialer: gateway_dialer(config, &enrolment)?,
             pipe: config.limits.pipe(),
@@ -306,12 +310,14 @@ impl Service {
 
     /// From the next order on.
     fn adopt(&mut self, changes: reload::Changes) {
-        let reload::Changes { target, target_timeout_ms, dialer, pipe, grace } = changes;
+        let reload::Changes { target, limits, dialer, pipe, grace } = changes;
         let desk = &self.desk;
         self.desk = Arc::new(Desk {
             seats: Arc::clone(&desk.seats),
             target,
-            target_timeout_ms,
+            findings: desk.findings.clone(),
+            first_pdu_timeout_ms: limits.first_pdu_timeout_ms,
+            target_timeout_ms: limits.target_timeout_ms,
             dialer,
             pipe,
             channel: desk.channel.clone(),

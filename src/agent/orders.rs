@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::front::{self, Begun};
+use super::health::Findings;
 use super::seats::{Seat, Seats};
 use super::target::{Target, TargetStream};
 use crate::channel::client::ChannelHandle;
@@ -24,6 +26,9 @@ const ANSWER_MARGIN_MS: u64 = 100;
 pub(super) struct Desk {
     pub(super) seats: Arc<Seats>,
     pub(super) target: Arc<dyn Target>,
+    /// What the RDP server was found to be like.
+    pub(super) findings: Findings,
+    pub(super) first_pdu_timeout_ms: u64,
     pub(super) target_timeout_ms: u64,
     pub(super) dialer: Dialer,
     pub(super) pipe: PipeLimits,
@@ -106,15 +111,45 @@ impl Desk {
             .map_err(|error| error.to_refusal(Code::HostDialFailed))
     }
 
-    async fn carry(&self, order: &Order, seat: Seat, leg: RelayLeg, target: Box<dyn TargetStream>) {
+    async fn carry(
+        &self,
+        order: &Order,
+        seat: Seat,
+        mut leg: RelayLeg,
+        mut target: Box<dyn TargetStream>,
+    ) {
         let (session, gateway) = (order.session, &order.gateway);
         tracing::info!(step = 11, %session, %gateway, "Carrying a session");
         let since = Instant::now();
+        let within = Duration::from_millis(self.first_pdu_timeout_ms);
+        let refusal = self.findings.refusal_of_rdsaad();
         let mut told = None;
-        let stop = async { told = Some(seat.told_to_end().await) };
+        let begun = tokio::select! {
+            begun = front::begin(&mut leg, &mut target, refusal, within) => begun,
+            why = seat.told_to_end() => {
+                told = Some(why);
+                Ok(Begun::Yes { bytes_up: 0, bytes_down: 0 })
+            }
+        };
+        let (first_up, first_down) = match begun {
+            Ok(Begun::Yes { bytes_up, bytes_down }) => (bytes_up, bytes_down),
+            Ok(Begun::Declined) => {
+                drop(seat);
+                self.say(AgentToBroker::SessionEnded { session, bytes_up: 0, bytes_down: 0 });
+                tracing::info!(step = 12, %session, "A client was sent away to offer another security");
+                return;
+            }
+            // A stream that failed fails again.
+            Err(_) => (0, 0),
+        };
+        let stop = async {
+            if told.is_none() {
+                told = Some(seat.told_to_end().await);
+            }
+        };
         let report = pipe(leg, target, self.pipe, stop).await;
-        let PipeReport { bytes_a_to_b: bytes_up, bytes_b_to_a: bytes_down, a_to_b, b_to_a } =
-            report;
+        let PipeReport { bytes_a_to_b, bytes_b_to_a, a_to_b, b_to_a } = report;
+        let (bytes_up, bytes_down) = (bytes_a_to_b + first_up, bytes_b_to_a + first_down);
         // Out of the table before the broker hears it: a hello in between must
         // not name a session that is over.
         drop(seat);

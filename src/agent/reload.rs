@@ -19,7 +19,7 @@ use crate::wire::enroll::MachineRole;
 /// What the next order is carried out with.
 pub(super) struct Changes {
     pub target: Arc<dyn Target>,
-    pub target_timeout_ms: u64,
+    pub limits: Limits,
     pub dialer: Dialer,
     pub pipe: PipeLimits,
     pub grace: Duration,
@@ -31,6 +31,7 @@ impl RoleConfig for AgentConfig {
     // The broker hears of `sessions_max` in a hello.
     const LIVE: &'static [&'static str] = &[
         "agent.gateway_ca",
+        "agent.limits.first_pdu_timeout_ms",
         "agent.limits.half_closed_idle_ms",
         "agent.limits.pipe_buffer_bytes",
         "agent.limits.shutdown_grace_ms",
@@ -79,7 +80,7 @@ impl Agent {
         self.certificate.become_like(&certificate);
         let changes = Changes {
             target: Arc::new(target),
-            target_timeout_ms: next.limits.target_timeout_ms,
+            limits: next.limits,
             dialer,
             pipe: next.limits.pipe(),
             grace: Duration::from_millis(next.limits.shutdown_grace_ms),
@@ -98,6 +99,7 @@ fn merged(old: &AgentConfig, new: AgentConfig) -> AgentConfig {
         target: new.target,
         gateway_ca: new.gateway_ca,
         limits: Limits {
+            first_pdu_timeout_ms: new.limits.first_pdu_timeout_ms,
             half_closed_idle_ms: new.limits.half_closed_idle_ms,
             pipe_buffer_bytes: new.limits.pipe_buffer_bytes,
             shutdown_grace_ms: new.limits.shutdown_grace_ms,

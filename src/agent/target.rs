@@ -25,6 +25,11 @@ pub trait Target: Send + Sync {
     /// A fresh stream. The caller has a deadline and drops what is late.
     fn connect(&self) -> Connecting<'_>;
 
+    /// The certificate that it shows, in DER, when there is no port to look at.
+    fn certificate(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The TCP port behind which it is, when there is one to look at.
     fn tcp(&self) -> Option<&TcpTarget> {
         None

@@ -59,6 +59,9 @@ pub struct Limits {
     /// The target must accept within this. A broker waits a second for the
     /// answer to an order, and this is most of it.
     pub target_timeout_ms: u64,
+    /// How long a client may take over its first PDU. Afterwards its bytes pass
+    /// as they come.
+    pub first_pdu_timeout_ms: u64,
     /// TCP to broker or gateway, over all addresses of the name.
     pub connect_timeout_ms: u64,
     /// TLS with broker or gateway.
@@ -87,6 +90,7 @@ impl Default for Limits {
             (DialLimits::default(), PumpRules::default(), PipeLimits::default());
         Self {
             target_timeout_ms: 700,
+            first_pdu_timeout_ms: 20_000,
             connect_timeout_ms: dial.connect_timeout_ms,
             handshake_timeout_ms: dial.handshake_timeout_ms,
             answer_timeout_ms: dial.answer_timeout_ms,
@@ -187,6 +191,7 @@ impl AgentConfig {
             "agent.limits",
             [
                 ("target_timeout_ms", limits.target_timeout_ms),
+                ("first_pdu_timeout_ms", limits.first_pdu_timeout_ms),
                 ("connect_timeout_ms", limits.connect_timeout_ms),
                 ("handshake_timeout_ms", limits.handshake_timeout_ms),
                 ("answer_timeout_ms", limits.answer_timeout_ms),

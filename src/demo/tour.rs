@@ -236,6 +236,10 @@ impl Target for DemoTarget {
     fn connect(&self) -> Connecting<'_> {
         Box::pin(async { Ok(Box::new(self.0.connect()?) as Box<dyn TargetStream>) })
     }
+
+    fn certificate(&self) -> Option<Vec<u8>> {
+        Some(self.0.certificate_der().to_vec())
+    }
 }
 
 /// The CA of the demo's issuer; the world has the broker's.

@@ -20,6 +20,9 @@ pub const VERSION: u16 = 1;
 /// A longer message closes the channel.
 pub const MESSAGE_LENGTH_MAX: usize = 1024 * 1024;
 
+/// A longer certificate is not kept, and clients check the host by its name.
+pub const CERTIFICATE_LENGTH_MAX: usize = 16 * 1024;
+
 /// Live sessions in one message of a gateway. Each takes 35 bytes of text.
 pub const LIVE_PER_MESSAGE_MAX: usize = 20_000;
 
@@ -64,6 +67,12 @@ pub enum AgentToBroker {
     /// How the host is: all checks, when one changed and now and then.
     Health {
         checks: Vec<HostCheck>,
+    },
+    /// The certificate that the host's RDP server shows, as base64 of its DER,
+    /// at most [`CERTIFICATE_LENGTH_MAX`] long: after the hello, and when it
+    /// changed.
+    RdpCertificate {
+        der: String,
     },
     /// Answer to [`BrokerToAgent::Order`]: the target was reached and the
     /// agent dials the gateway now.

@@ -26,24 +26,28 @@ use crate::tls::settings::TlsSettings;
 const ANSWER_BYTES_MAX: u16 = 512;
 const TPKT_HEADER_BYTES: usize = 4;
 
-/// What is wrong with a certificate, or whose it is and how long.
-type Looked = Result<String, String>;
-
-/// The leaf in a PEM file.
-pub(super) fn in_file(path: &Path, now: UnixMillis) -> Looked {
-    let chain = read_chain(path).map_err(|error| error.to_string())?;
-    let leaf = chain.first().ok_or("the file is empty")?;
-    judge(leaf, now)
+/// What an RDP server shows.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// The leaf, in DER.
+    pub certificate: Vec<u8>,
+    /// Of TLS with and without network level authentication it chose the first.
+    pub wants_nla: bool,
 }
 
-/// Asks an RDP server: X.224 negotiation, then TLS if it speaks TLS.
-pub(super) async fn of_server<S>(mut stream: S, now: UnixMillis) -> Looked
+/// The leaf in a PEM file.
+pub(super) fn in_file(path: &Path) -> Result<Option<Server>, String> {
+    let chain = read_chain(path).map_err(|error| error.to_string())?;
+    let leaf = chain.first().ok_or("the file is empty")?;
+    Ok(Some(Server { certificate: leaf.to_vec(), wants_nla: false }))
+}
+
+/// Asks an RDP server: X.224 negotiation, then TLS; `None` if it speaks none.
+pub(super) async fn of_server<S>(mut stream: S) -> Result<Option<Server>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if !negotiate_tls(&mut stream).await? {
-        return Ok("the RDP server speaks no TLS".into());
-    }
+    let Some(wants_nla) = negotiate_tls(&mut stream).await? else { return Ok(None) };
     let config = looking_config().map_err(|error| format!("cannot set up TLS: {error}"))?;
     // Whatever it is called: the name is not checked.
     let name = ServerName::try_from("rdp-server.invalid").map_err(|error| error.to_string())?;
@@ -51,11 +55,12 @@ where
     let tls = connecting.await.map_err(|error| format!("TLS: {error}"))?;
     let chain = tls.get_ref().1.peer_certificates();
     let leaf = chain.and_then(<[_]>::first).ok_or("the RDP server shows no certificate")?;
-    judge(leaf, now)
+    Ok(Some(Server { certificate: leaf.to_vec(), wants_nla }))
 }
 
-/// Whether the server goes on with TLS (MS-RDPBCGR 2.2.1.1, 2.2.1.2).
-async fn negotiate_tls<S>(stream: &mut S) -> Result<bool, String>
+/// Whether the server goes on with TLS (MS-RDPBCGR 2.2.1.1, 2.2.1.2), and then
+/// whether with network level authentication.
+async fn negotiate_tls<S>(stream: &mut S) -> Result<Option<bool>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -83,10 +88,11 @@ where
     let confirm = decode::<X224<ConnectionConfirm>>(&answer).map_err(|error| error.to_string())?;
     match confirm.0 {
         ConnectionConfirm::Response { protocol, .. } => {
-            Ok(protocol.intersects(SecurityProtocol::SSL | SecurityProtocol::HYBRID))
+            let tls = protocol.intersects(SecurityProtocol::SSL | SecurityProtocol::HYBRID);
+            Ok(tls.then(|| protocol.contains(SecurityProtocol::HYBRID)))
         }
         ConnectionConfirm::Failure { code } if code == FailureCode::SSL_NOT_ALLOWED_BY_SERVER => {
-            Ok(false)
+            Ok(None)
         }
         ConnectionConfirm::Failure { code } => {
             Err(format!("the RDP server refuses the negotiation ({})", u32::from(code)))
@@ -94,7 +100,8 @@ where
     }
 }
 
-fn judge(der: &[u8], now: UnixMillis) -> Looked {
+/// What is wrong with a certificate, or whose it is and how long.
+pub(super) fn judge(der: &[u8], now: UnixMillis) -> Result<String, String> {
     let certificate = Certificate::from_der(der).map_err(|error| format!("unreadable: {error}"))?;
     let certificate = certificate.tbs_certificate;
     let until = certificate.validity.not_after;

@@ -8,30 +8,64 @@
 mod certificate;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::certificate::Server;
 use super::seats::Seats;
 use super::target::Target;
 use crate::channel::client::ChannelHandle;
 use crate::config::agent::HealthSettings;
 use crate::core::clock::UnixMillis;
 use crate::core::health::{HostCheck, Steady};
-use crate::wire::channel::AgentToBroker;
+use crate::wire::channel::{AgentToBroker, CERTIFICATE_LENGTH_MAX};
+use crate::wire::x224::FailureCode;
 
 /// What the last round found. The hello tells it as well.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Findings(Arc<Mutex<Vec<HostCheck>>>);
+pub(super) struct Findings(Arc<Mutex<Found>>);
+
+#[derive(Debug, Default)]
+struct Found {
+    checks: Vec<HostCheck>,
+    /// The last that was seen; a look that fails changes nothing.
+    certificate: Option<Vec<u8>>,
+    /// The server chose network level authentication.
+    wants_nla: bool,
+}
 
 impl Findings {
-    pub(super) fn checks(&self) -> Vec<HostCheck> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, checks: Vec<HostCheck>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = checks;
+    pub(super) fn checks(&self) -> Vec<HostCheck> {
+        self.lock().checks.clone()
+    }
+
+    /// For clients that pin it.
+    pub(super) fn certificate(&self) -> Option<AgentToBroker> {
+        let der = STANDARD.encode(self.lock().certificate.as_ref()?);
+        (der.len() <= CERTIFICATE_LENGTH_MAX).then_some(AgentToBroker::RdpCertificate { der })
+    }
+
+    /// What a client is told that offers a logon by token only: to come back
+    /// with what the server takes.
+    pub(super) fn refusal_of_rdsaad(&self) -> FailureCode {
+        if self.lock().wants_nla { FailureCode::HYBRID_REQUIRED } else { FailureCode::SSL_REQUIRED }
+    }
+
+    /// Whether it is another one than before.
+    fn found_certificate(&self, server: Server) -> bool {
+        let mut found = self.lock();
+        found.wants_nla = server.wants_nla;
+        let is_new = found.certificate.as_ref() != Some(&server.certificate);
+        found.certificate = Some(server.certificate);
+        is_new
     }
 }
 
@@ -65,7 +99,7 @@ impl Watch {
                 checks.iter().map(|check| (check.name.clone(), check.fatal, check.ok)).collect()
             };
             let changed = verdicts(&checks) != verdicts(&self.findings.checks());
-            self.findings.replace(checks.clone());
+            self.findings.lock().checks.clone_from(&checks);
             if changed || told_at.elapsed() >= report_interval {
                 told_at = Instant::now();
                 // Without a channel, the next hello tells it.
@@ -89,7 +123,7 @@ impl Watch {
     async fn look(&self) -> Vec<Seen> {
         let mut seen = self.look_at_target().await;
         if let Some(path) = &self.settings.certificate {
-            let read = certificate::in_file(path, UnixMillis::now());
+            let read = self.note(certificate::in_file(path));
             seen.push(Seen { name: "certificate", fatal: false, outcome: read });
         }
         if self.settings.load_per_core_max > 0.0
@@ -106,11 +140,29 @@ impl Watch {
         seen
     }
 
+    /// Judges a certificate, and tells the broker when it is another one.
+    fn note(&self, looked: Result<Option<Server>, String>) -> Result<String, String> {
+        let Some(server) = looked? else { return Ok("the RDP server speaks no TLS".into()) };
+        let outcome = certificate::judge(&server.certificate, UnixMillis::now());
+        if self.findings.found_certificate(server)
+            && let Some(word) = self.findings.certificate()
+        {
+            // Without a channel, the next hello tells it.
+            let _no_channel = self.channel.send(word);
+        }
+        outcome
+    }
+
     /// One connection serves both: does the RDP server answer, and which
     /// certificate has it.
     async fn look_at_target(&self) -> Vec<Seen> {
         // An RDP server inside this process is as well as the process.
-        let Some(target) = self.target.tcp() else { return Vec::new() };
+        let Some(target) = self.target.tcp() else {
+            if let Some(certificate) = self.target.certificate() {
+                let _judged = self.note(Ok(Some(Server { certificate, wants_nla: false })));
+            }
+            return Vec::new();
+        };
         let within = Duration::from_millis(self.settings.check_timeout_ms);
         let connected = target.connect_within(within).await;
         let answers = match &connected {
@@ -121,9 +173,9 @@ impl Watch {
         if self.settings.certificate.is_none() {
             let outcome = match connected {
                 Ok(stream) => {
-                    let asked = certificate::of_server(stream, UnixMillis::now());
+                    let asked = timeout(within, certificate::of_server(stream)).await;
                     let late = |_| Err(format!("no certificate within {} ms", within.as_millis()));
-                    timeout(within, asked).await.unwrap_or_else(late)
+                    self.note(asked.unwrap_or_else(late))
                 }
                 Err(_) => Err("the RDP server does not answer".into()),
             };

@@ -260,6 +260,8 @@ struct AgentChannel {
     outbox: Outbox<BrokerToAgent>,
     /// What it last said about its host.
     checks: Vec<HostCheck>,
+    /// What the host's RDP server shows, as base64 of its DER.
+    certificate: Option<String>,
 }
 
 #[derive(Debug)]
@@ -378,7 +380,7 @@ impl Core {
     fn handle(&mut self, command: Command) {
         match command {
             Command::AgentConnected { host, pool, channel, outbox, hello } => {
-                let agent = AgentChannel { channel, outbox, checks: Vec::new() };
+                let agent = AgentChannel { channel, outbox, checks: Vec::new(), certificate: None };
                 self.agent_connected(host, &pool, agent, hello);
             }
             Command::FromAgent { host, channel, message } => {

@@ -9,7 +9,8 @@ use crate::core::placement::{Freed, Phase};
 use crate::core::secret::Secret;
 use crate::core::tickets::{Claims, LIFETIME_MS_MAX, Role};
 use crate::wire::channel::{
-    AgentToBroker, BrokerToAgent, BrokerToGateway, Order, Placement, Settled,
+    AgentToBroker, BrokerToAgent, BrokerToGateway, CERTIFICATE_LENGTH_MAX, Order, Placement,
+    Settled,
 };
 
 impl Core {
@@ -71,6 +72,7 @@ impl Core {
         let settled =
             Some(Settled { gateway: judged.gateway.clone(), explain: judged.explain.clone() });
         self.records.placed(judged, host.clone());
+        let server_certificate = self.agents.get(&host).and_then(|agent| agent.certificate.clone());
         Ok(Placement {
             session,
             host,
@@ -78,7 +80,7 @@ impl Core {
             client_ticket,
             expires_at,
             settled,
-            server_certificate: None,
+            server_certificate,
             server_name: None,
         })
     }
@@ -154,6 +156,11 @@ impl Core {
         match message {
             AgentToBroker::Hello { .. } => {}
             AgentToBroker::Health { checks } => self.host_checked(host, checks),
+            AgentToBroker::RdpCertificate { der } => {
+                if let Some(agent) = self.agents.get_mut(host) {
+                    agent.certificate = (der.len() <= CERTIFICATE_LENGTH_MAX).then_some(der);
+                }
+            }
             AgentToBroker::OrderAccepted { session } => {
                 if self.table.order_accepted(session, host, self.now_ms) {
                     tracing::info!(step = 9, %session, %host, "The host accepted the order");
