@@ -99,6 +99,7 @@ codes! {
     MethodNotAllowed 1005 "method_not_allowed" Client 7 Never 405 "This address does not accept that method.";
     UpgradeRequired 1006 "upgrade_required" Client 7 Never 426 "This address carries sessions only, and not in this way; connect with an RDP client that can, ringway connect or an agent.";
     RdpFileUntrusted 1007 "rdp_file_untrusted" Client 6 Never 403 "The .rdp file's signature is missing, wrong or not trusted; fetch the file again.";
+    ChannelUnpaired 1008 "channel_unpaired" Client 7 Now 409 "The two connections of the RD Gateway client did not find each other; try again.";
 
     TicketMissing 2001 "ticket_missing" Client 8 Never 401 "The connection brought no ticket; start it from the .rdp file.";
     TicketMalformed 2002 "ticket_malformed" Client 8 Never 401 "The ticket cannot be read; start again from the .rdp file.";

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::health::{Ailment, Health};
+use super::lobby::OutChannels;
 use super::relay::{Leg, RelayWorker, SessionCounters, least_loaded};
 use super::reload::Certificates;
 use crate::config::current::Current;
@@ -78,6 +79,9 @@ pub enum Request {
         client_rtt_us: Option<u64>,
         answer: oneshot::Sender<Result<GatewayList, Refusal>>,
     },
+    /// Step 8: whether this is a user's token, before there is a resource to
+    /// place.
+    CheckToken { bearer: Secret, answer: oneshot::Sender<Result<(), Refusal>> },
     /// Step 8: have the session host come. A refusal wakes the waiting client
     /// through the pairing table; there is no other answer.
     Orchestrate { session: SessionId },
@@ -161,6 +165,8 @@ pub struct Shared {
     /// What an administrator ended.
     pub revoked: Mutex<RevokedTickets>,
     pub pairing: Mutex<PairingTable<SessionId, oneshot::Sender<Wake>>>,
+    /// Halves of RD Gateway clients that wait for the other half.
+    pub out_channels: Mutex<OutChannels>,
     joining: Arc<AtomicU64>,
     pub live: Mutex<HashMap<SessionId, LiveEntry>>,
     pub workers: Vec<RelayWorker>,
@@ -208,6 +214,7 @@ impl Shared {
             used: Mutex::new(UsedTickets::new(USED_TICKETS_MAX, started_at)),
             revoked: Mutex::new(RevokedTickets::new(REVOKED_SESSIONS_MAX)),
             pairing: Mutex::new(PairingTable::new(limits)),
+            out_channels: Mutex::new(PairingTable::new(limits)),
             joining: Arc::default(),
             live: Mutex::default(),
             workers,
@@ -235,6 +242,7 @@ impl Shared {
     pub(super) fn replace_config(&self, config: GatewayConfig) {
         let limits = &config.limits;
         lock(&self.pairing).set_limits(pairing_limits(limits));
+        lock(&self.out_channels).set_limits(pairing_limits(limits));
         lock(&self.lobby_by_address).set_max(limits.lobby_connections_per_address_max);
         self.config.replace(config);
     }

@@ -77,7 +77,10 @@ pub struct ConnectionResponse {
     pub gateway_location_pre_web_socket: Option<Secret>,
     /// What the client takes for the session host's name.
     pub redirected_server_name: String,
-    /// [`target_certificate`], [`over_encoded`].
+    /// [`target_certificate`], [`over_encoded`]. Empty when it is not known: FreeRDP
+    /// from 3.17.2 on then checks authority and name as usual. Without the field
+    /// it ends on an assertion, and a sequence without a certificate makes it
+    /// give up.
     #[serde(default)]
     pub redirected_server_cert: String,
     pub ringway: RingwayDetails,
@@ -94,23 +97,16 @@ pub struct RingwayDetails {
     pub explain: Explain,
 }
 
-/// The one certificate that a client is to accept of the session host, or, when
-/// it is not known, an element that clients skip: FreeRDP from 3.17.2 on ends on
-/// an assertion when there is nothing at all.
-///
-/// A sequence of elements, each `u32 type, u32 encoding, u32 length, data`
+/// The one certificate that a client is to accept of the session host: one of a
+/// sequence of elements, each `u32 type, u32 encoding, u32 length, data`
 /// (MS-RDPBCGR 2.2.13.1, `TargetCertificate`).
 #[must_use]
-pub fn target_certificate(der: Option<&[u8]>) -> Vec<u8> {
+pub fn target_certificate(der: &[u8]) -> Vec<u8> {
     const CERTIFICATE: u32 = 32;
-    /// The first number that is not taken.
-    const NOTHING_KNOWN: u32 = 0x8000;
     const ASN1_DER: u32 = 1;
-    let data = der.unwrap_or_default();
-    let kind = if data.is_empty() { NOTHING_KNOWN } else { CERTIFICATE };
-    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let header = [kind, ASN1_DER, length].map(u32::to_le_bytes);
-    [header.concat().as_slice(), data].concat()
+    let length = u32::try_from(der.len()).unwrap_or(u32::MAX);
+    let header = [CERTIFICATE, ASN1_DER, length].map(u32::to_le_bytes);
+    [header.concat().as_slice(), der].concat()
 }
 
 /// As AVD-mode clients have binary fields: base64 of UTF-16LE of base64.
@@ -145,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_one_element_over_encoded() {
-        let blob = target_certificate(Some(&[0x30, 0x82, 0xff]));
+        let blob = target_certificate(&[0x30, 0x82, 0xff]);
         assert_eq!(blob, [32, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0x30, 0x82, 0xff]);
         let inner = STANDARD.decode(over_encoded(&blob)).unwrap();
         let units = inner.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
@@ -155,23 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_certificate_is_an_element_all_the_same() {
-        for unknown in [None, Some(&[][..])] {
-            let blob = target_certificate(unknown);
-            assert_eq!(blob.len(), 12);
-            assert_ne!(blob[..4], [32, 0, 0, 0]);
-            assert_eq!(blob[8..], [0; 4]);
-        }
-    }
-
-    #[test]
     fn the_answer_has_the_names_that_stock_clients_look_for_and_hides_its_ticket() {
         let location = Secret::from("wss://gw/wst/desk?place=rw1.a.b.c");
         let response = ConnectionResponse {
             gateway_location: location.clone(),
             gateway_location_pre_web_socket: Some(location),
             redirected_server_name: "host-1".into(),
-            redirected_server_cert: over_encoded(&target_certificate(None)),
+            redirected_server_cert: String::new(),
             ringway: RingwayDetails {
                 session: SessionId([1; 16]),
                 gateway: "gw-1".parse().unwrap(),

@@ -61,6 +61,10 @@ mod stock_clients;
 #[cfg(test)]
 mod stock_return;
 #[cfg(test)]
+mod stock_tsgu;
+#[cfg(test)]
+mod stock_tsgu_channels;
+#[cfg(test)]
 mod stock_websocket;
 #[cfg(test)]
 mod systemd_units;

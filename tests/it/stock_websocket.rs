@@ -315,6 +315,7 @@ async fn neither_token_nor_ticket_is_ever_logged() {
     let ca = Arc::new(TestCa::new());
     let broker = FakeBroker::start(&ca);
     let gateway = GatewayProcess::start_logging(&ca, &broker.url(), "trace");
+    broker.set_table(vec![gateway.entry()]);
     let tls = Arc::new(ca.client_tls());
     let _pair = gateway.first_pair(&broker, &tls).await;
     let ticket = broker.issue_ticket(Role::Client, random_id(), &gateway.id);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ringway::core::codes::{Code, Refusal};
 use ringway::core::ids::GatewayId;
+use ringway::wire::channel::GatewayEntry;
 use ringway::wire::enroll::MachineRole;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use rustls::ClientConfig;
@@ -118,6 +119,19 @@ impl GatewayProcess {
         });
         let GatewaySetup { id, port, state_dir } = setup;
         Self { id, port, child, log, state_dir }
+    }
+
+    /// Its line of the gateway table.
+    pub fn entry(&self) -> GatewayEntry {
+        GatewayEntry {
+            gateway: self.id.clone(),
+            url: self.port.url(),
+            connections: 0,
+            in_flight: 0,
+            capacity: 10,
+            draining: false,
+            age_ms: 0,
+        }
     }
 
     /// A relayed session, as soon as the gateway has the broker's ticket keys.

@@ -40,15 +40,16 @@ pub fn upgrade_with_header(target: &str) -> String {
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![0x80 | opcode];
-    match payload.len() {
-        len @ 0..126 => frame.push(0x80 | u8::try_from(len).unwrap()),
-        len @ 126..0x1_0000 => {
+    let long = u16::try_from(payload.len());
+    match (u8::try_from(payload.len()), long) {
+        (Ok(short @ 0..126), _) => frame.push(0x80 | short),
+        (_, Ok(long)) => {
             frame.push(0x80 | 126);
-            frame.extend(u16::try_from(len).unwrap().to_be_bytes());
+            frame.extend(long.to_be_bytes());
         }
-        len => {
+        _ => {
             frame.push(0x80 | 127);
-            frame.extend((len as u64).to_be_bytes());
+            frame.extend((payload.len() as u64).to_be_bytes());
         }
     }
     frame.extend(MASK);
@@ -71,7 +72,84 @@ pub async fn next_frame(leg: &mut Leg) -> (u8, Vec<u8>) {
     (head[0] & 0x0f, leg.receive(len).await)
 }
 
+/// One packet of MS-TSGU 2.2.10.
+pub fn packet(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = 8 + u32::try_from(body.len()).unwrap();
+    [&kind.to_le_bytes()[..], &[0, 0], &length.to_le_bytes(), body].concat()
+}
+
+/// Splits a packet that is whole.
+pub fn split_packet(packet: &[u8]) -> (u16, Vec<u8>) {
+    let length = u32::from_le_bytes(packet[4..8].try_into().unwrap());
+    assert_eq!(length as usize, packet.len(), "more, or less, than one packet: {packet:?}");
+    assert_eq!(packet[2..4], [0, 0]);
+    (u16::from_le_bytes([packet[0], packet[1]]), packet[8..].to_vec())
+}
+
+/// Text with its length in front of it. FreeRDP counts a NUL, others have none.
+fn counted(text: &str) -> Vec<u8> {
+    let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    [&u16::try_from(units.len()).unwrap().to_le_bytes()[..], &units].concat()
+}
+
+pub const PAA: u16 = 2;
+pub const BEARER: u16 = 8;
+
+pub fn handshake(ext_auth: u16) -> Vec<u8> {
+    packet(0x1, &[&[1, 0, 0, 0][..], &ext_auth.to_le_bytes()].concat())
+}
+
+pub fn tunnel_create(cookie: Option<&str>) -> Vec<u8> {
+    let fields: u16 = cookie.is_some().into();
+    let front = [&0xd_u32.to_le_bytes()[..], &fields.to_le_bytes(), &[0, 0]].concat();
+    let cookie = cookie.map(|cookie| counted(&format!("{cookie}\0"))).unwrap_or_default();
+    packet(0x4, &[front, cookie].concat())
+}
+
+pub fn tunnel_auth() -> Vec<u8> {
+    packet(0x6, &[vec![0, 0], counted("workstation\0")].concat())
+}
+
+pub fn channel_create(target: &str) -> Vec<u8> {
+    let front = [&[1, 0][..], &3_389_u16.to_le_bytes(), &3_u16.to_le_bytes()].concat();
+    packet(0x8, &[front, counted(&format!("{target}\0"))].concat())
+}
+
+pub fn data(payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_le_bytes();
+    packet(0xA, &[&length[..], payload].concat())
+}
+
+/// The whole greeting of a client with a cookie.
+pub fn greeting(target: &str) -> [Vec<u8>; 4] {
+    [handshake(PAA), tunnel_create(Some(TOKEN)), tunnel_auth(), channel_create(target)]
+}
+
+/// What a greeting without a fault is answered.
+pub fn granted() -> [(u16, Vec<u8>); 4] {
+    [
+        (0x2, vec![0, 0, 0, 0, 1, 0, 0, 0, 2, 0]),
+        (0x5, vec![0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]),
+        (0x7, vec![0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0]),
+        (0x9, vec![0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]),
+    ]
+}
+
+/// Status of a packet that ends a greeting.
+pub fn status_of((kind, body): &(u16, Vec<u8>)) -> u32 {
+    let at = if *kind == 0x5 { 2 } else { 0 };
+    u32::from_le_bytes(body[at..at + 4].try_into().unwrap())
+}
+
 impl World {
+    /// The tokens that the broker was asked about.
+    pub fn tokens_checked(&self) -> Vec<String> {
+        self.broker.heard(|heard| match &heard.message {
+            GatewayToBroker::CheckToken { bearer, .. } => Some(bearer.expose().to_owned()),
+            _ => None,
+        })
+    }
+
     /// The places that were asked for so far.
     pub fn places_asked(&self) -> Vec<PlaceRequest> {
         self.broker.heard(|heard| match &heard.message {

@@ -6,13 +6,13 @@
 //! [`crate::core::selection`] do.
 
 mod histograms;
-mod listing;
 mod placing;
 mod probes;
 mod sessions;
 #[cfg(test)]
 mod simulation;
 pub mod table;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use self::histograms::Histograms;
 use self::placing::Pending;
 use self::table::{ClientView, GatewayTable, TableRules};
+use self::tokens::Asker;
 use super::dumps::DumpWriter;
 use super::lobby::LobbyMeters;
 use super::relay::Events;
@@ -208,7 +209,10 @@ impl Control {
         match request {
             Request::Place { question, answer } => self.place(question, answer),
             Request::List { bearer, client_rtt_us, answer } => {
-                self.list(bearer, client_rtt_us, answer);
+                self.check_token(bearer, Asker::List { answer, client_rtt_us });
+            }
+            Request::CheckToken { bearer, answer } => {
+                self.check_token(bearer, Asker::Verdict(answer));
             }
             Request::Orchestrate { session } => self.orchestrate(session),
             Request::Started { session } => self.on_started(session),

@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Control;
-use super::listing::OpenList;
 use super::table::ClientView;
+use super::tokens::OpenCheck;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::{GatewayId, SessionId};
-use crate::core::selection::Explain;
+use crate::core::selection::{Explain, Verdict};
 use crate::gateway::shared::{PlaceQuestion, Placed, Shared};
 use crate::observe::histograms::record;
 use crate::wire::channel::{GatewayToBroker, PlaceRequest, Placement, Settled};
@@ -25,7 +25,7 @@ const OPEN_MAX: usize = 8_192;
 pub(super) struct Pending {
     next: u64,
     places: HashMap<u64, OpenPlace>,
-    pub(super) lists: HashMap<u64, OpenList>,
+    pub(super) checks: HashMap<u64, OpenCheck>,
     orchestrations: HashMap<u64, OpenOrchestration>,
 }
 
@@ -47,7 +47,7 @@ struct OpenOrchestration {
 
 impl Pending {
     pub(super) fn number(&mut self) -> Result<u64, Code> {
-        if self.places.len() + self.lists.len() + self.orchestrations.len() >= OPEN_MAX {
+        if self.places.len() + self.checks.len() + self.orchestrations.len() >= OPEN_MAX {
             return Err(Code::BrokerOverloaded);
         }
         self.next += 1;
@@ -91,8 +91,8 @@ impl Pending {
         for (_, open) in self.places.extract_if(|_, open| which(open.deadline)) {
             let _ = open.answer.send(Err(Code::BrokerUnreachable.into()));
         }
-        for (_, open) in self.lists.extract_if(|_, open| which(open.deadline)) {
-            let _ = open.answer.send(Err(Code::BrokerUnreachable.into()));
+        for (_, open) in self.checks.extract_if(|_, open| which(open.deadline)) {
+            open.asker.refuse(Code::BrokerUnreachable.into());
         }
         for (_, open) in self.orchestrations.extract_if(|_, open| which(open.deadline)) {
             shared.refuse_waiting(open.session, Code::BrokerUnreachable.into());
@@ -134,7 +134,11 @@ impl Control {
             self.judged(client, session)
         };
         let Some(chosen) = explain.chosen() else {
-            let code = if here_only { Code::GatewayFull } else { Code::NoGateway };
+            let code = match explain.lines.first().map(|own| own.verdict) {
+                Some(Verdict::Draining) if here_only => Code::GatewayDraining,
+                Some(_) if here_only => Code::GatewayFull,
+                _ => Code::NoGateway,
+            };
             return Err(Box::new((answer, code.into())));
         };
         let gateway = chosen.gateway.clone();

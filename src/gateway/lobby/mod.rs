@@ -10,6 +10,7 @@ mod exchange;
 pub mod meter;
 mod placing;
 mod requests;
+mod tsgu;
 mod waiting;
 mod wst;
 
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 pub use self::accept::BUFFERS;
 pub use self::connection::BUFFER_BYTES;
 use self::meter::{LobbyPart, Outlet};
+pub use self::tsgu::OutChannels;
 use super::relay::ring::RingError;
 use super::shared::Shared;
 use crate::dial::tcp::tune;

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
 use super::connection::Connection;
 use super::exchange::{Next, answer, json, read_body, send};
@@ -59,7 +61,7 @@ pub async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Ne
             .unwrap_or_else(|| format!("{}/relay/client", placement.gateway_url).into()),
         gateway_location_pre_web_socket: stock_location,
         redirected_server_name: placement.server_name.unwrap_or_else(|| placement.host.to_string()),
-        redirected_server_cert: over_encoded(&target_certificate(certificate.as_deref())),
+        redirected_server_cert: certificate.unwrap_or_default(),
         ringway: RingwayDetails {
             session: placement.session,
             gateway,
@@ -86,13 +88,14 @@ fn stock_location(placement: &Placement, name: Option<ResourceName>) -> Secret {
 /// The query parameter of a client's ticket.
 pub const PLACE_PARAMETER: &str = "place";
 
-fn certificate_of(placement: &Placement) -> Option<Vec<u8>> {
-    let text = placement.server_certificate.as_ref()?;
-    let certificate = STANDARD.decode(text);
-    if certificate.is_err() {
+/// As the client is told of it. One that it could not read would keep it away.
+fn certificate_of(placement: &Placement) -> Option<String> {
+    let der = STANDARD.decode(placement.server_certificate.as_ref()?).ok();
+    let der = der.filter(|der| Certificate::from_der(der).is_ok());
+    if der.is_none() {
         tracing::warn!(step = 9, host = %placement.host, "A host's certificate cannot be read");
     }
-    certificate.ok()
+    Some(over_encoded(&target_certificate(&der?)))
 }
 
 /// Has a place reserved.
@@ -129,6 +132,13 @@ pub async fn admit_here(
     Ok(admitted.inspect_err(|code| give_up(shared, placement.session, *code))?)
 }
 
+/// Whether this is a user's token.
+pub async fn check_token(shared: &Shared, bearer: Secret) -> Result<(), Refusal> {
+    let (answer, answered) = oneshot::channel();
+    shared.ask(Request::CheckToken { bearer, answer })?;
+    broker_says(shared, answered).await
+}
+
 /// Which gateways a user may measure the way to, before step 7. The broker
 /// says whether it is a user: a stranger is not shown what there is.
 pub async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {
@@ -142,7 +152,7 @@ pub async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Nex
 }
 
 /// What the control thread has from the broker, within its deadline.
-pub async fn broker_says<T>(
+async fn broker_says<T>(
     shared: &Shared,
     answered: oneshot::Receiver<Result<T, Refusal>>,
 ) -> Result<T, Refusal> {

@@ -9,12 +9,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, ConnectionError};
 use super::exchange::{Next, answer};
-use super::{placing, waiting, wst};
+use super::{placing, tsgu, waiting, wst};
 use crate::config::gateway::GatewayLimits;
 use crate::core::codes::Code;
 use crate::core::tickets::Role;
 use crate::wire::arm::{CONNECTIONS_PATH, GATEWAYS_PATH};
-use crate::wire::http_head::{self, HeadStatus, RequestHead};
+use crate::wire::http_head::{self, CHUNKED_METHOD, HeadStatus, RequestHead};
 use crate::wire::websocket_upgrade;
 
 const PROBE_PATH: &str = "/probe";
@@ -60,6 +60,16 @@ pub async fn serve(mut connection: Connection) {
             ("GET", GATEWAYS_PATH) => placing::list(&mut connection, &head).await,
             ("GET", CLIENT_PATH) => return waiting::relay(connection, &head, Role::Client).await,
             ("GET", HOST_PATH) => return waiting::relay(connection, &head, Role::Host).await,
+            ("GET" | tsgu::OUT_METHOD, tsgu::PATH)
+                if head.upgrades_to(websocket_upgrade::PROTOCOL) =>
+            {
+                return tsgu::over_websocket(connection, &head).await;
+            }
+            (tsgu::OUT_METHOD, tsgu::PATH) => return tsgu::hold_out(connection, &head).await,
+            (CHUNKED_METHOD, tsgu::PATH) if head.is_chunked => {
+                return tsgu::attach_in(connection, &head).await;
+            }
+            (CHUNKED_METHOD, tsgu::PATH) => tsgu::answer_first(&mut connection, &head).await,
             ("GET", path) if wst::is_here(path) => {
                 if head.upgrades_to(websocket_upgrade::PROTOCOL) {
                     return wst::join(connection, &head).await;
@@ -67,9 +77,15 @@ pub async fn serve(mut connection: Connection) {
                 wst::tell_affinity(&mut connection, &head).await
             }
             (_, path) if wst::is_here(path) => Err(Code::MethodNotAllowed.into()),
-            (_, PROBE_PATH | CONNECTIONS_PATH | GATEWAYS_PATH | CLIENT_PATH | HOST_PATH) => {
-                Err(Code::MethodNotAllowed.into())
-            }
+            (
+                _,
+                PROBE_PATH
+                | CONNECTIONS_PATH
+                | GATEWAYS_PATH
+                | CLIENT_PATH
+                | HOST_PATH
+                | tsgu::PATH,
+            ) => Err(Code::MethodNotAllowed.into()),
             _ => Err(Code::NotFound.into()),
         };
         match outcome {

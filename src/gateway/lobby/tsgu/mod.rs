@@ -1,0 +1,212 @@
+//! RD Gateway clients (MS-TSGU over HTTP): a greeting of packets, and then a
+//! session's bytes in packets (steps 7 to 11). They come over one WebSocket, or
+//! with two requests whose bodies never end.
+//!
+//! Here the gateway is what `.rdp` files name, so it asks for a place at itself.
+
+mod channels;
+mod greeting;
+mod out_channel;
+mod packets;
+mod websocket;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+pub use self::channels::{answer_first, attach_in, hold_out};
+pub use self::out_channel::OutChannels;
+pub use self::websocket::over_websocket;
+
+use self::greeting::{Greeting, Step, channel_opened, channel_refused};
+use self::out_channel::OutChannel;
+use self::packets::{Carrier, Gathered, Packets};
+use super::connection::{Connection, ConnectionError};
+use super::placing::{admit_here, check_token};
+use super::waiting::{Arrived, Due, NoHost, wait_for_host};
+use crate::core::codes::{Code, Refusal};
+use crate::core::secret::Secret;
+use crate::core::tickets::Claims;
+use crate::wire::framing_error::FramingError;
+use crate::wire::http_head::RequestHead;
+use crate::wire::resource_name::ResourceName;
+use crate::wire::tsgu::{Request, response, status};
+use crate::wire::websocket::{CLOSE_NORMAL, Opcode, close_frame, control_frame};
+
+/// Clients put a slash behind it.
+pub const PATH: &str = "/remoteDesktopGateway";
+
+/// The request whose answer carries packets (MS-TSGU 3.3.5.1).
+pub const OUT_METHOD: &str = "RDG_OUT_DATA";
+
+/// Whether the request says how its client is going to show who its user is: by
+/// a token in the request, or by one in a packet. A 401 else; there is no other
+/// way to sign in.
+///
+/// # Errors
+/// [`Code::TokenMissing`].
+pub fn require_a_way_to_sign_in(head: &RequestHead) -> Result<(), Code> {
+    let scheme = header_or_parameter(head, "rdg-auth-scheme", "AuthS");
+    let by_cookie = scheme.is_some_and(|scheme| scheme.expose().eq_ignore_ascii_case("PAA"));
+    if by_cookie || head.bearer_anywhere().is_some() { Ok(()) } else { Err(Code::TokenMissing) }
+}
+
+/// On an upgrade to WebSocket a query parameter may stand for each header
+/// (MS-TSGU 2.2.3.3).
+fn header_or_parameter(head: &RequestHead, header: &str, parameter: &str) -> Option<Secret> {
+    head.header(header).map(Secret::from).or_else(|| head.query_parameter(parameter))
+}
+
+/// A client that is being greeted.
+struct Client<C> {
+    /// What it sends on.
+    connection: Connection,
+    packets: Packets<C>,
+    out: Out,
+}
+
+/// What it hears on.
+enum Out {
+    /// The same, in frames.
+    WebSocket,
+    Channel(OutChannel),
+}
+
+/// Why there will be no session.
+enum Farewell {
+    /// Nobody is left to be told.
+    Left,
+    Told(LastWords),
+}
+
+struct LastWords {
+    /// Empty for none.
+    packet: Vec<u8>,
+    /// What it comes from.
+    refusal: Refusal,
+    /// For a WebSocket.
+    close_code: u16,
+}
+
+impl Farewell {
+    fn told(packet: Vec<u8>, refusal: Refusal) -> Self {
+        Self::Told(LastWords { packet, refusal, close_code: CLOSE_NORMAL })
+    }
+
+    /// Its channel, which it does not have yet, is closed (MS-TSGU 2.2.10.3).
+    fn aborted(refusal: Refusal) -> Self {
+        Self::told(response::close_channel(status::CLOSE_ABORTED).to_vec(), refusal)
+    }
+
+    fn channel_refused(refusal: Refusal) -> Self {
+        Self::told(channel_refused(&refusal), refusal)
+    }
+}
+
+impl From<ConnectionError> for Farewell {
+    fn from(_: ConnectionError) -> Self {
+        Self::Left
+    }
+}
+
+impl From<FramingError> for Farewell {
+    fn from(error: FramingError) -> Self {
+        let packet = response::close_channel(status::CLOSE_ABORTED).to_vec();
+        let refusal = Refusal::with_detail(Code::RequestMalformed, error);
+        Self::Told(LastWords { packet, refusal, close_code: error.websocket_close_code() })
+    }
+}
+
+impl<C: Carrier> Client<C> {
+    /// From the handshake to the host's arrival. What is left is to tell the
+    /// client that its channel is open.
+    async fn greet(&mut self, bearer: Option<Secret>) -> Result<(Claims, Arrived), Farewell> {
+        let shared = Arc::clone(&self.connection.shared);
+        let mut greeting = Greeting::new(bearer, shared.config().limits.idle_timeout_ms);
+        loop {
+            let mut step = greeting.on_packet(self.next_packet().await?);
+            if let Step::CheckToken(bearer) = step {
+                step = greeting.token_checked(check_token(&shared, bearer).await);
+            }
+            match step {
+                Step::Listen | Step::CheckToken(_) => {}
+                Step::Send(packet) => self.send(packet).await?,
+                Step::Place { bearer, target } => return self.place(bearer, target).await,
+                Step::End { last, refusal } => return Err(Farewell::told(last, refusal)),
+            }
+        }
+    }
+
+    async fn next_packet(&mut self) -> Result<Request, Farewell> {
+        let limit = self.connection.shared.config().limits.request_timeout_ms;
+        let deadline = Instant::now() + Duration::from_millis(limit);
+        loop {
+            let (used, gathered) = self.packets.gather(self.connection.received())?;
+            self.connection.consume(used);
+            match gathered {
+                Some(Gathered::Packet(packet)) => return Ok(Request::parse(&packet)?),
+                Some(Gathered::Ping(payload)) => {
+                    let pong = control_frame(Opcode::Pong, payload.as_slice());
+                    self.connection.write(pong.as_slice()).await?;
+                }
+                Some(Gathered::End) => {
+                    return Err(Farewell::told(Vec::new(), Code::ClientDidNotArrive.into()));
+                }
+                None => match timeout_at(deadline, self.connection.fill()).await {
+                    Ok(filled) => filled?,
+                    Err(_) => return Err(Farewell::aborted(Code::RequestTimeout.into())),
+                },
+            }
+        }
+    }
+
+    async fn place(
+        &mut self,
+        bearer: Secret,
+        target: String,
+    ) -> Result<(Claims, Arrived), Farewell> {
+        let begun = Instant::now();
+        if ResourceName::of_target(&target).next().is_none() {
+            return Err(Farewell::channel_refused(Code::ResourceUnknown.into()));
+        }
+        let claims = admit_here(&self.connection, bearer, target, String::new()).await;
+        let claims = claims.map_err(Farewell::channel_refused)?;
+        let limit = self.connection.shared.config().limits.pair_timeout_ms;
+        let due = Due { begun, deadline: Instant::now() + Duration::from_millis(limit) };
+        let left = async {
+            match &self.out {
+                Out::WebSocket => std::future::pending().await,
+                Out::Channel(out) => out.left().await,
+            }
+        };
+        match wait_for_host(&mut self.connection, &claims, due, left).await {
+            Ok(arrived) => Ok((claims, arrived)),
+            Err(NoHost::ClientLeft) => Err(Farewell::Left),
+            Err(NoHost::Refused(refusal)) => Err(Farewell::channel_refused(refusal)),
+        }
+    }
+
+    async fn send(&mut self, packet: Vec<u8>) -> Result<(), Farewell> {
+        match &self.out {
+            Out::WebSocket => Ok(self.connection.write(&websocket::framed(&packet)).await?),
+            Out::Channel(out) => out.send(packet).await.map_err(|_| Farewell::Left),
+        }
+    }
+
+    /// The end of a client that got no session.
+    async fn bid(self, farewell: Farewell) {
+        let Farewell::Told(LastWords { packet, refusal, close_code }) = farewell else { return };
+        match self.out {
+            Out::WebSocket => {
+                let mut words = websocket::framed(&packet);
+                words.extend(close_frame(close_code).as_slice());
+                self.connection.refuse_in(&words, &refusal).await;
+            }
+            Out::Channel(out) => {
+                out.refuse(packet, refusal).await;
+                self.connection.close().await;
+            }
+        }
+    }
+}
