@@ -259,9 +259,6 @@ pub struct Placement {
     /// Absent: its agent has not said.
     #[serde(default)]
     pub server_certificate: Option<String>,
-    /// What clients should take for the host's name; absent: its own.
-    #[serde(default)]
-    pub server_name: Option<String>,
 }
 
 /// The broker's last word on which gateway.

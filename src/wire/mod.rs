@@ -7,6 +7,7 @@ pub mod chunked;
 pub mod enroll;
 pub mod feed;
 pub mod framing_error;
+pub mod host_certificate;
 pub mod http_head;
 pub mod in_place;
 pub mod markup;

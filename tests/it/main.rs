@@ -61,6 +61,8 @@ mod stock_clients;
 #[cfg(test)]
 mod stock_return;
 #[cfg(test)]
+mod stock_sessions;
+#[cfg(test)]
 mod stock_tsgu;
 #[cfg(test)]
 mod stock_tsgu_channels;

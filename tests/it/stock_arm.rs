@@ -9,11 +9,13 @@ use ringway::wire::arm::{RefusalBody, STOCK_HOST_STARTING};
 use ringway::wire::channel::GatewayToBroker;
 use serde_json::Value;
 
-use crate::support::fake_broker::{Answer, HOST, SERVER_NAME};
+use crate::support::fake_broker::{Answer, HOST};
 use crate::support::legs::{Reply, dial};
 use crate::support::world::World;
 
 const TOKEN: &str = "token-of-ann";
+/// In the certificate of a session host.
+const SERVER_NAME: &str = "desktop-7";
 
 /// What FreeRDP sends, of a version from 3.18 on or before.
 fn request(path: &str, application: &str, load_balance_info: &str) -> String {
@@ -93,9 +95,9 @@ async fn the_location_names_the_resource_also_without_our_load_balance_info() {
 }
 
 #[tokio::test]
-async fn the_hosts_certificate_is_pinned_into_the_client() {
+async fn the_hosts_certificate_and_its_name_are_pinned_into_the_client() {
     let world = World::start().await;
-    let made = rcgen::generate_simple_self_signed(vec!["desktop-7".to_owned()]).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec![SERVER_NAME.to_owned()]).unwrap();
     let der = made.cert.der();
     world.broker.set_certificate(&STANDARD.encode(der));
     let json = placed(&world, &request("/api/arm/v2/connections", "||desk", "")).await;

@@ -20,6 +20,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const COMMAND_LIMIT_S: &str = "30";
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+/// The one session host.
+const HOST: &str = "host-1";
+
 /// A broker with one pool and one desktop for everyone, gateways, and one
 /// agent beside a session host.
 pub struct Deployment {
@@ -27,7 +30,40 @@ pub struct Deployment {
     broker_url: String,
     broker: Role,
     gateways: Vec<Role>,
-    agent: Role,
+    entry: SocketAddr,
+    agent: Option<Role>,
+}
+
+/// What an operator decides.
+pub struct Plan<'a> {
+    pub gateways: usize,
+    /// The RDP server of the session host.
+    pub target: SocketAddr,
+    pub users: &'a [&'a str],
+    /// Further lines of the pool, of `[broker.identity]`, of `[gateway.limits]`
+    /// and of `[agent]`.
+    pub pool: &'a str,
+    pub identity: &'a str,
+    pub gateway_limits: &'a str,
+    pub agent: &'a str,
+    /// Whether the session host is on.
+    pub host_is_on: bool,
+}
+
+impl<'a> Plan<'a> {
+    pub const fn new(gateways: usize, target: SocketAddr, users: &'a [&'a str]) -> Self {
+        let none = "";
+        Self {
+            gateways,
+            target,
+            users,
+            pool: none,
+            identity: none,
+            gateway_limits: none,
+            agent: none,
+            host_is_on: true,
+        }
+    }
 }
 
 /// A running role and what systemd would be to it.
@@ -37,29 +73,69 @@ struct Role {
 }
 
 impl Deployment {
-    /// Starts all of it, in the order in which an operator would.
     pub fn start(gateways: usize, target: SocketAddr, users: &[&str]) -> Self {
+        Self::start_as(&Plan::new(gateways, target, users))
+    }
+
+    /// Starts all of it, in the order in which an operator would.
+    pub fn start_as(plan: &Plan<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path();
         let address = free_address();
         let broker_url = format!("https://localhost:{}", address.port());
-        write_config(place, "broker", &broker_config(place, address, &broker_url, users));
+        write_config(place, "broker", &broker_config(place, address, &broker_url, plan));
         let broker = Role::start(place, "broker", "broker");
 
-        let gateways: Vec<_> = (1..=gateways)
-            .map(|number| start_gateway(place, &broker_url, &format!("gw-{number}")))
-            .collect();
-        enrol(place, &broker_url, "agent", "host-1");
-        let state = place.join("host-1");
-        let config = format!("[agent]\nstate_dir = {state:?}\ntarget = \"{target}\"\n");
-        write_config(place, "host-1", &config);
-        let agent = Role::start(place, "agent", "host-1");
-        let deployment = Self { folder, broker_url, broker, gateways, agent };
-        for role in deployment.gateways.iter().chain([&deployment.agent]) {
+        let (gateways, addresses): (Vec<_>, Vec<_>) = (1..=plan.gateways)
+            .map(|number| start_gateway(place, &broker_url, &format!("gw-{number}"), plan))
+            .unzip();
+        enrol(place, &broker_url, "agent", HOST);
+        let (state, target, further) = (place.join(HOST), plan.target, plan.agent);
+        let config = format!("[agent]\nstate_dir = {state:?}\ntarget = \"{target}\"\n{further}\n");
+        write_config(place, HOST, &config);
+        let entry = addresses[0];
+        let mut deployment = Self { folder, broker_url, broker, gateways, entry, agent: None };
+        if plan.host_is_on {
+            deployment.start_agent();
+        }
+        for role in deployment.gateways.iter().chain(&deployment.agent) {
             let opened = poll(START_LIMIT, || role.events("Opened the channel").pop());
             assert!(opened.is_some(), "no channel to the broker\n{}", deployment.logs());
         }
         deployment
+    }
+
+    /// Switches the session host on.
+    pub fn start_agent(&mut self) {
+        self.agent = Some(Role::start(self.folder.path(), "agent", HOST));
+    }
+
+    /// Switches the session host off, without a word.
+    pub fn kill_agent(&mut self) {
+        self.agent = None;
+    }
+
+    /// Asks the first gateway to stop and does not wait.
+    pub fn take_out_first_gateway(&self) {
+        self.gateways[0].process.terminate();
+    }
+
+    /// `host:port` of the first gateway.
+    pub fn entry(&self) -> String {
+        format!("localhost:{}", self.entry.port())
+    }
+
+    /// `ringway ctl` on the broker's machine.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = ringway();
+        command.arg("ctl").args(arguments);
+        command.arg("--socket").arg(self.folder.path().join("broker-state/admin.sock"));
+        run(&command)
+    }
+
+    /// The broker's CA, which issued the certificates of the gateways.
+    pub fn ca_pem(&self) -> String {
+        fs::read_to_string(self.ca()).unwrap()
     }
 
     /// Steps 1 to 6: signs in, fetches the signed file.
@@ -130,13 +206,13 @@ impl Deployment {
     }
 
     pub fn logs(&self) -> String {
-        let all = self.gateways.iter().chain([&self.broker, &self.agent]);
+        let all = self.gateways.iter().chain([&self.broker]).chain(&self.agent);
         all.map(|role| role.process.last_words()).collect()
     }
 
     /// In the order in which they are stopped: the broker outlives the rest.
     fn roles_mut(&mut self) -> impl Iterator<Item = &mut Role> {
-        self.gateways.iter_mut().chain([&mut self.agent, &mut self.broker])
+        self.gateways.iter_mut().chain(&mut self.agent).chain([&mut self.broker])
     }
 
     /// The broker's CA, as every enrolled machine has it.
@@ -170,20 +246,26 @@ impl Role {
 }
 
 /// The bearer token of a test user.
-fn token(user: &str) -> String {
+pub fn token(user: &str) -> String {
     format!("test-token-of-{user}")
 }
 
-fn start_gateway(place: &Path, broker_url: &str, name: &str) -> Role {
+fn start_gateway(
+    place: &Path,
+    broker_url: &str,
+    name: &str,
+    plan: &Plan<'_>,
+) -> (Role, SocketAddr) {
     let address = free_address();
     enrol(place, broker_url, "gateway", name);
-    let (state, port) = (place.join(name), address.port());
+    let (state, port, limits) = (place.join(name), address.port(), plan.gateway_limits);
     let config = format!(
         "[gateway]\nlisten = \"{address}\"\nurl = \"https://localhost:{port}\"\nstate_dir = {state:?}\n\
-         [gateway.threads]\nrelay_workers = 1\npin = false\noutput_slots = 32\nprobe_interval_ms = 250\n"
+         [gateway.threads]\nrelay_workers = 1\npin = false\noutput_slots = 32\nprobe_interval_ms = 250\n\
+         [gateway.limits]\n{limits}\n"
     );
     write_config(place, name, &config);
-    Role::start(place, "gateway", name)
+    (Role::start(place, "gateway", name), address)
 }
 
 /// `ringway token create` on the broker, then `ringway enroll` on the machine.
@@ -204,7 +286,8 @@ fn enrol(place: &Path, broker_url: &str, role: &str, name: &str) {
     run(&enrol);
 }
 
-fn broker_config(place: &Path, address: SocketAddr, url: &str, users: &[&str]) -> String {
+fn broker_config(place: &Path, address: SocketAddr, url: &str, plan: &Plan<'_>) -> String {
+    let (pool, identity) = (plan.pool, plan.identity);
     let state = place.join("broker-state");
     let mut config = format!(
         "[broker]
@@ -214,14 +297,17 @@ server_names = [\"localhost\"]
 state_dir = {state:?}
 [[broker.pools]]
 name = \"{POOL}\"
+{pool}
 [[broker.resources]]
 id = \"desktop\"
 title = \"Desktop\"
 pool = \"{POOL}\"
 users = [\"*\"]
+[broker.identity]
+{identity}
 "
     );
-    for user in users {
+    for user in plan.users {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token(user).as_bytes());
         let hash = hex::encode(digest.as_ref());
         config.push_str(&format!(

@@ -29,6 +29,24 @@ pub trait Desktop {
     fn logs(&self) -> String;
 }
 
+impl<D: Desktop> Desktop for &D {
+    fn account(&self) -> (&str, &str) {
+        (*self).account()
+    }
+
+    fn is_drawn(&self, screen: &Screen, window: &Window) -> Result<(), String> {
+        (*self).is_drawn(screen, window)
+    }
+
+    fn feels_typing(&self, screen: &Screen, window: &Window) -> bool {
+        (*self).feels_typing(screen, window)
+    }
+
+    fn logs(&self) -> String {
+        (*self).logs()
+    }
+}
+
 /// Panics with every log unless the client shows the desktop and what is typed
 /// there arrives. The client's exit code is no verdict.
 pub fn assert_works(client: &mut StockClient, desktop: &dyn Desktop) -> Window {

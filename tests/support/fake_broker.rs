@@ -25,9 +25,6 @@ use super::wait::until;
 /// The host that every placement and ticket names.
 pub const HOST: &str = "host-1";
 
-/// What clients take for its name, once its certificate is known.
-pub const SERVER_NAME: &str = "desktop-7.corp.example";
-
 /// What the broker says to a question.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -310,7 +307,6 @@ impl Inner {
             client_ticket: self.signer.sign(&claims).into(),
             settled: None,
             server_certificate: state.certificate.clone(),
-            server_name: state.certificate.as_ref().map(|_| SERVER_NAME.to_owned()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The harness: real programs and fake parties around Ringway.
 
+pub mod authority;
 pub mod broker_process;
 pub mod browser;
 pub mod ca;
@@ -24,6 +25,7 @@ pub mod service_manager;
 pub mod slow_path;
 pub mod stage;
 pub mod stock_client;
+pub mod stock_way;
 pub mod stock_wire;
 pub mod subscriber;
 pub mod targets;

@@ -18,6 +18,8 @@ use super::wait::poll;
 
 /// Where the namespace sees the folder of the client's screen: its home.
 const HOME: &str = "/mnt";
+/// Where it sees the file that it was given.
+pub const RDP_FILE: &str = "/mnt/desktop.rdp";
 /// From the start of a client to its window, on a busy machine.
 const WINDOW_LIMIT: Duration = Duration::from_secs(30);
 
@@ -100,7 +102,7 @@ pub struct Surroundings {
     pub trusted: Vec<String>,
     /// Names that it can resolve besides `localhost`.
     pub names: Vec<(String, IpAddr)>,
-    /// `desktop.rdp` in its home.
+    /// [`RDP_FILE`]
     pub rdp_file: Option<Vec<u8>>,
     /// What is typed into its terminal.
     pub terminal: String,

@@ -81,7 +81,6 @@ impl Core {
             expires_at,
             settled,
             server_certificate,
-            server_name: None,
         })
     }
 

@@ -22,6 +22,7 @@ use crate::wire::arm::{
     ConnectionRequest, ConnectionResponse, RingwayDetails, over_encoded, target_certificate,
 };
 use crate::wire::channel::Placement;
+use crate::wire::host_certificate::name_for_clients;
 use crate::wire::http_head::RequestHead;
 use crate::wire::resource_name::{ResourceName, WST_PATH};
 
@@ -54,14 +55,19 @@ pub async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Ne
     let Placed { placement, gateway, explain } =
         ask_for_place(&connection.shared, question).await?;
     let certificate = certificate_of(&placement);
+    let host = placement.host.as_str();
     let stock_location = is_from_stock_client(head).then(|| stock_location(&placement, name));
     let response = ConnectionResponse {
         gateway_location: stock_location
             .clone()
             .unwrap_or_else(|| format!("{}/relay/client", placement.gateway_url).into()),
         gateway_location_pre_web_socket: stock_location,
-        redirected_server_name: placement.server_name.unwrap_or_else(|| placement.host.to_string()),
-        redirected_server_cert: certificate.unwrap_or_default(),
+        redirected_server_name: certificate
+            .as_deref()
+            .map_or_else(|| host.to_owned(), |der| name_for_clients(der, host)),
+        redirected_server_cert: certificate
+            .map(|der| over_encoded(&target_certificate(&der)))
+            .unwrap_or_default(),
         ringway: RingwayDetails {
             session: placement.session,
             gateway,
@@ -88,14 +94,14 @@ fn stock_location(placement: &Placement, name: Option<ResourceName>) -> Secret {
 /// The query parameter of a client's ticket.
 pub const PLACE_PARAMETER: &str = "place";
 
-/// As the client is told of it. One that it could not read would keep it away.
-fn certificate_of(placement: &Placement) -> Option<String> {
+/// In DER. One that the client could not read would keep it away.
+fn certificate_of(placement: &Placement) -> Option<Vec<u8>> {
     let der = STANDARD.decode(placement.server_certificate.as_ref()?).ok();
     let der = der.filter(|der| Certificate::from_der(der).is_ok());
     if der.is_none() {
         tracing::warn!(step = 9, host = %placement.host, "A host's certificate cannot be read");
     }
-    Some(over_encoded(&target_certificate(&der?)))
+    der
 }
 
 /// Has a place reserved.
