@@ -52,7 +52,9 @@ impl<D: Desktop> Desktop for &D {
 pub fn assert_works(client: &mut StockClient, desktop: &dyn Desktop) -> Window {
     let window = client.window();
     let fail = |client: &StockClient, what: &str| -> ! {
-        panic!("{}: {what}\n{}{}", client.version, client.last_words(), desktop.logs())
+        let (version, picture) = (client.version, client.screen.keep_picture());
+        let logs = (client.last_words(), desktop.logs());
+        panic!("{version}: {what} (seen: {})\n{}{}", picture.display(), logs.0, logs.1)
     };
     let mut seen = String::new();
     let drawn = poll(DRAWING_LIMIT, || match desktop.is_drawn(&client.screen, &window) {

@@ -1,7 +1,7 @@
 //! A user's screen: an X server of its own with a window manager, and on it
 //! eyes (pixels) and hands (mouse and keyboard).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -74,6 +74,14 @@ impl Screen {
     pub fn picture(&self, window: &Window) -> Option<Image> {
         let shot = self.tool("import", &["-window", &window.0, "-depth", "8", "ppm:-"]);
         image_of(&shot.stdout)
+    }
+
+    /// Keeps a picture of all that is seen, for whoever looks into a failure.
+    pub fn keep_picture(&self) -> PathBuf {
+        let name = format!("screen{}.png", self.display.replace(':', "-"));
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        self.tool("import", &["-window", "root", &file.to_string_lossy()]);
+        file
     }
 
     pub fn click(&self, window: &Window, x: u16, y: u16) {

@@ -37,6 +37,14 @@ impl Way {
         FreeRdp::ALL.into_iter().filter(move |client| old || *client != FreeRdp::Bookworm)
     }
 
+    /// Whether that client sends something only when something came: reading
+    /// from an RD Gateway, FreeRDP 3.32.2 waits inside `rdg_read_data_packet` and
+    /// does nothing else meanwhile. It can work only where a screen is never
+    /// still, as the demo host's, whichever gateway is between.
+    pub fn waits_for_the_host(self, client: FreeRdp) -> bool {
+        client == FreeRdp::Forky && !matches!(self, Self::Avd | Self::WebSocket)
+    }
+
     /// Every way with every client that knows it.
     pub fn all_with_clients() -> Vec<(Self, FreeRdp)> {
         Self::ALL.into_iter().flat_map(|way| way.clients().map(move |with| (way, with))).collect()
