@@ -160,7 +160,16 @@ impl fmt::Debug for RequestHead {
 /// An answer with a JSON body (or none).
 #[must_use]
 pub fn answer(status: u16, body: Option<&str>, extra_headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
+    answer_because(status, reason_phrase(status), body, extra_headers)
+}
+
+fn answer_because(
+    status: u16,
+    reason: &str,
+    body: Option<&str>,
+    extra_headers: &[(&str, &str)],
+) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {status} {reason}\r\n");
     for (name, value) in extra_headers {
         let _ = write!(head, "{name}: {value}\r\n");
     }
@@ -185,20 +194,22 @@ pub fn switching_protocols(protocol: &str) -> Vec<u8> {
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> Vec<u8> {
     let facts = refusal.code.facts();
-    refusal_as(refusal, facts.http_status, facts.name)
+    refusal_as(refusal, facts.http_status, reason_phrase(facts.http_status), facts.name)
 }
 
 /// The same for a stock client that asks for a place. It knows one code, which
 /// makes it ask again.
 #[must_use]
 pub fn stock_refusal(refusal: &Refusal) -> Vec<u8> {
+    let facts = refusal.code.facts();
     match refusal.code {
-        Code::HostStarting => refusal_as(refusal, 400, STOCK_HOST_STARTING),
-        _ => self::refusal(refusal),
+        Code::HostStarting => refusal_as(refusal, 400, facts.advice, STOCK_HOST_STARTING),
+        // The reason is all that FreeRDP shows of it.
+        _ => refusal_as(refusal, facts.http_status, facts.advice, facts.name),
     }
 }
 
-fn refusal_as(refusal: &Refusal, status: u16, code: &str) -> Vec<u8> {
+fn refusal_as(refusal: &Refusal, status: u16, reason: &str, code: &str) -> Vec<u8> {
     let facts = refusal.code.facts();
     let body = RefusalBody {
         code: code.to_owned(),
@@ -220,7 +231,7 @@ fn refusal_as(refusal: &Refusal, status: u16, code: &str) -> Vec<u8> {
         426 => headers.push(("Sec-WebSocket-Version", "13")),
         _ => {}
     }
-    answer(status, Some(&body), &headers)
+    answer_because(status, reason, Some(&body), &headers)
 }
 
 const fn reason_phrase(status: u16) -> &'static str {
@@ -391,7 +402,11 @@ mod tests {
         let body: RefusalBody = serde_json::from_str(body).unwrap();
         assert_eq!((body.number, body.refusal), (4010, starting));
         let full = Code::PoolFull.into();
-        assert_eq!(stock_refusal(&full), refusal(&full));
+        let (shown, usual) = (stock_refusal(&full), refusal(&full));
+        let text = String::from_utf8(shown).unwrap();
+        let (status, rest) = text.split_once("\r\n").unwrap();
+        assert_eq!(status, format!("HTTP/1.1 503 {}", full.code.facts().advice));
+        assert!(usual.ends_with(rest.as_bytes()));
     }
 
     proptest! {

@@ -59,6 +59,10 @@ mod stock_arm;
 #[cfg(test)]
 mod stock_clients;
 #[cfg(test)]
+mod stock_ends;
+#[cfg(test)]
+mod stock_refusals;
+#[cfg(test)]
 mod stock_return;
 #[cfg(test)]
 mod stock_sessions;

@@ -20,6 +20,7 @@ const PASSWORD: &str = "demo secret";
 const TOLERANCE: u8 = 8;
 /// Until a key must show.
 const KEY_LIMIT: Duration = Duration::from_secs(3);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Colours that the square has in turn.
 const SQUARES: u32 = 3;
 
@@ -43,6 +44,13 @@ impl DemoDesktop {
         let address = listener.local_addr().unwrap();
         threads.spawn(accept_all(listener, Arc::clone(&host)));
         Self { address, host, threads: Some(threads) }
+    }
+
+    /// Ends it and every connection to it.
+    pub fn stop(mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_timeout(STOP_LIMIT);
+        }
     }
 
     /// The certificate that RDP's own TLS shows.

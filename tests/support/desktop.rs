@@ -50,12 +50,20 @@ impl<D: Desktop> Desktop for &D {
 /// Panics with every log unless the client shows the desktop and what is typed
 /// there arrives. The client's exit code is no verdict.
 pub fn assert_works(client: &mut StockClient, desktop: &dyn Desktop) -> Window {
+    let window = assert_shows(client, desktop);
+    // The session's window manager may not have focused the terminal yet.
+    if !(0..TYPING_ATTEMPTS).any(|_| desktop.feels_typing(&client.screen, &window)) {
+        fail(client, desktop, "the host noticed no typing");
+    }
+    if !client.is_running() {
+        fail(client, desktop, "the client ended");
+    }
+    window
+}
+
+/// Panics with every log unless the client shows the desktop.
+pub fn assert_shows(client: &mut StockClient, desktop: &dyn Desktop) -> Window {
     let window = client.window();
-    let fail = |client: &StockClient, what: &str| -> ! {
-        let (version, picture) = (client.version, client.screen.keep_picture());
-        let logs = (client.last_words(), desktop.logs());
-        panic!("{version}: {what} (seen: {})\n{}{}", picture.display(), logs.0, logs.1)
-    };
     let mut seen = String::new();
     let drawn = poll(DRAWING_LIMIT, || match desktop.is_drawn(&client.screen, &window) {
         Ok(()) => Some(true),
@@ -65,16 +73,15 @@ pub fn assert_works(client: &mut StockClient, desktop: &dyn Desktop) -> Window {
         }
     });
     if drawn != Some(true) {
-        fail(client, &seen);
-    }
-    // The session's window manager may not have focused the terminal yet.
-    if !(0..TYPING_ATTEMPTS).any(|_| desktop.feels_typing(&client.screen, &window)) {
-        fail(client, "the host noticed no typing");
-    }
-    if !client.is_running() {
-        fail(client, "the client ended");
+        fail(client, desktop, &seen);
     }
     window
+}
+
+fn fail(client: &StockClient, desktop: &dyn Desktop, what: &str) -> ! {
+    let (version, picture) = (client.version, client.screen.keep_picture());
+    let logs = (client.last_words(), desktop.logs());
+    panic!("{version}: {what} (seen: {})\n{}{}", picture.display(), logs.0, logs.1)
 }
 
 /// The desktop of one user of an xrdp host: a background of their colour, and a
