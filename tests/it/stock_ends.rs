@@ -2,6 +2,7 @@
 //! whatever ended it, and leave by themselves. Some of them do not notice the
 //! end of a stream.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ const USERS: [&str; 13] =
 const RESOURCE: &str = "desktop";
 /// Long after the second that it may take; how long it took is printed.
 const END_LIMIT: Duration = Duration::from_secs(15);
+/// FreeRDP waits for five seconds before each attempt.
+const RETURN_LIMIT: Duration = Duration::from_secs(60);
 const ROOM: &str = "sessions_per_host_max = 20";
 
 #[test]
@@ -59,7 +62,7 @@ fn leave_after(what: &str, happens: impl FnOnce(&mut Deployment, &mut Option<Dem
         ..Plan::new(1, host.address, &USERS)
     });
     let door = Door::new(&ringway, host.certificate_pem(), &authority);
-    let mut clients = start_all(&door, host.account());
+    let mut clients = start_all(&door, host.account(), &[]);
     for (_, client) in &mut clients {
         assert_shows(client, &host);
     }
@@ -70,6 +73,44 @@ fn leave_after(what: &str, happens: impl FnOnce(&mut Deployment, &mut Option<Dem
     let begun = Instant::now();
     happens(&mut ringway, &mut host);
     assert_all_leave(clients, what, begun);
+}
+
+/// Asked to, clients dial again by themselves. In AVD mode with the same address,
+/// in which the place was used.
+#[test]
+fn every_client_comes_back_when_its_host_does() {
+    if !FreeRdp::all_available() {
+        return;
+    }
+    let host = DemoDesktop::start();
+    let authority = Authority::start();
+    let mut ringway =
+        Deployment::start_as(&Plan { pool: ROOM, ..Plan::new(1, host.address, &USERS) });
+    let door = Door::new(&ringway, host.certificate_pem(), &authority);
+    let further = ["+auto-reconnect", "/auto-reconnect-max-retries:20"];
+    let mut clients = start_all(&door, host.account(), &further);
+    for (_, client) in &mut clients {
+        assert_shows(client, &host);
+    }
+    let before = live_sessions(&ringway);
+    assert_eq!(before.len(), clients.len());
+    ringway.kill_agent();
+    ringway.start_agent();
+    let all_new = || {
+        let now = live_sessions(&ringway);
+        (now.len() == clients.len() && now.is_disjoint(&before)).then_some(())
+    };
+    let back = poll(RETURN_LIMIT, all_new);
+    for (way, client) in &mut clients {
+        let context = format!("{}, {way}\n{}", client.version, client.last_words());
+        assert!(client.is_running(), "gave up: {context}");
+    }
+    assert!(back.is_some(), "{:?}\n{}", live_sessions(&ringway), ringway.logs());
+    for (_, client) in &mut clients {
+        assert_shows(client, &host);
+    }
+    drop(clients);
+    ringway.stop();
 }
 
 /// Before the nested TLS: the host has been asked and says nothing.
@@ -83,31 +124,24 @@ fn every_client_leaves_a_host_that_never_answers() {
     let ringway = Deployment::start_as(&Plan { pool: ROOM, ..Plan::new(1, host.address, &USERS) });
     let mut door = Door::new(&ringway, String::new(), &authority);
     door.trusted.retain(|pem| !pem.is_empty());
-    let clients = start_all(&door, ("nobody", "nothing"));
-    let here = poll(END_LIMIT, || (live_sessions(&ringway) == clients.len()).then_some(()));
-    assert!(here.is_some(), "{} of {}\n{}", live_sessions(&ringway), clients.len(), ringway.logs());
+    let clients = start_all(&door, ("nobody", "nothing"), &[]);
+    let here = poll(END_LIMIT, || (live_sessions(&ringway).len() == clients.len()).then_some(()));
+    assert!(here.is_some(), "{:?}\n{}", live_sessions(&ringway), ringway.logs());
     let begun = Instant::now();
     ringway.ctl(&["disconnect", "--host", "host-1"]);
     assert_all_leave(clients, "disconnected before TLS", begun);
 }
 
-fn start(
-    door: &Door<'_>,
-    way: Way,
-    version: FreeRdp,
-    user: &str,
-    account: (&str, &str),
-) -> StockClient {
-    let token = token(user);
-    let visit = Visit { resource: RESOURCE, token: &token, account, rdp_file: None, further: &[] };
-    door.enter(way, version, &visit)
-}
-
 /// Starts all of them, from this thread: they end with the thread that started
 /// them.
-fn start_all(door: &Door<'_>, account: (&str, &str)) -> Vec<(Way, StockClient)> {
+fn start_all(door: &Door<'_>, account: (&str, &str), further: &[&str]) -> Vec<(Way, StockClient)> {
     let ways = Way::all_with_clients().into_iter().zip(USERS);
-    ways.map(|((way, version), user)| (way, start(door, way, version, user, account))).collect()
+    let start = |((way, version), user)| {
+        let token = token(user);
+        let visit = Visit { resource: RESOURCE, token: &token, account, rdp_file: None, further };
+        (way, door.enter(way, version, &visit))
+    };
+    ways.map(start).collect()
 }
 
 /// All at once: each is watched on its own.
@@ -128,10 +162,11 @@ fn assert_all_leave(clients: Vec<(Way, StockClient)>, what: &str, begun: Instant
     }
 }
 
-fn live_sessions(ringway: &Deployment) -> usize {
+fn live_sessions(ringway: &Deployment) -> HashSet<String> {
     let sessions: Value = serde_json::from_str(&ringway.ctl(&["sessions", "--json"])).unwrap();
     let all = sessions["sessions"].as_array().unwrap();
-    all.iter().filter(|session| session["phase"] == "live").count()
+    let live = all.iter().filter(|session| session["phase"] == "live");
+    live.map(|session| session["session"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A session host whose RDP server takes connections and never answers.

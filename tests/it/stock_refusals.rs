@@ -77,7 +77,7 @@ fn step08_every_client_says_why_it_was_refused() {
     ringway.stop();
 }
 
-/// Azure's word for it makes the client ask again by itself.
+/// Azure's word for it makes a client ask again that was told to reconnect.
 #[test]
 fn step09_a_client_in_avd_mode_waits_for_a_host_that_starts() {
     if !FreeRdp::all_available() {
@@ -92,9 +92,12 @@ fn step09_a_client_in_avd_mode_waits_for_a_host_that_starts() {
             ..Plan::new(1, host.address, &USERS)
         });
         let door = Door::new(&ringway, host.certificate_pem(), &authority);
-        let visit = visit(RESOURCE, "test-token-of-ann", host.account());
+        let visit = Visit {
+            further: &["+auto-reconnect"],
+            ..visit(RESOURCE, "test-token-of-ann", host.account())
+        };
         let mut client = door.enter(Way::Avd, version, &visit);
-        let told = "E_PROXY_ORCHESTRATION_LB_SESSIONHOST_DEALLOCATED";
+        let told = Code::HostStarting.facts().advice;
         let waits = poll(END_LIMIT, || client.printed().contains(told).then_some(()));
         assert!(waits.is_some(), "{version}\n{}", client.last_words());
         ringway.start_agent();

@@ -24,6 +24,8 @@ pub struct ServiceManager {
 impl ServiceManager {
     pub fn listen(folder: &Path, name: &str) -> Self {
         let path = folder.join(format!("{name}.notify"));
+        // Of the same service, when it ran before.
+        std::fs::remove_file(&path).ok();
         let socket = UnixDatagram::bind(&path).unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (ear, notes) = (socket.try_clone().unwrap(), Arc::clone(&heard));
