@@ -59,6 +59,8 @@ mod stock_arm;
 #[cfg(test)]
 mod stock_clients;
 #[cfg(test)]
+mod stock_rdsaad;
+#[cfg(test)]
 mod stock_return;
 #[cfg(test)]
 mod stock_sessions;
