@@ -2,9 +2,9 @@
 //!
 //! Routing tokens are for what stands between client and server: stripped. A
 //! client of Azure Virtual Desktop asks for a logon by token (RDSAAD) and
-//! nothing else at first; RDP servers outside of it end the connection over
-//! that, so it is told here what to come back with. What is not RDP, or where
-//! the server speaks first, passes untouched.
+//! nothing else at first; RDP servers that do not know it end the connection
+//! over that, so it is told here what to come back with. What is not RDP, or
+//! where the server speaks first, passes untouched.
 
 use std::time::Duration;
 
@@ -18,6 +18,15 @@ use crate::wire::x224::{
 /// A client that was declined leaves by itself; this is for one that does not.
 const LEAVING: Duration = Duration::from_secs(5);
 
+/// What becomes of logons by token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rdsaad {
+    /// The RDP server takes them.
+    Pass,
+    /// A client that offers nothing else is told this.
+    Decline(FailureCode),
+}
+
 /// What to do with what a client has sent so far.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -29,22 +38,24 @@ enum Verdict {
     Decline(Vec<u8>),
 }
 
-/// `refusal` is what a client is told that offers nothing but RDSAAD.
-fn judge(received: &[u8], refusal: FailureCode) -> Verdict {
+fn judge(received: &[u8], rdsaad: Rdsaad) -> Verdict {
     let (request, len) = match ConnectionRequest::parse(received) {
         Ok(Some(parsed)) => parsed,
         Ok(None) => return Verdict::More,
         Err(_) => return Verdict::Replay(received.to_vec()),
     };
     let offered = request.negotiation.map(|asked| asked.protocols).unwrap_or_default();
-    let others = offered.without(Protocols::RDSAAD);
-    if offered == Protocols::RDSAAD {
-        return Verdict::Decline(ConnectionConfirm::Refused(refusal).to_bytes());
-    }
-    if request.routing_token.is_none() && others == offered {
+    let passed = match rdsaad {
+        Rdsaad::Pass => offered,
+        Rdsaad::Decline(refusal) if offered == Protocols::RDSAAD => {
+            return Verdict::Decline(ConnectionConfirm::Refused(refusal).to_bytes());
+        }
+        Rdsaad::Decline(_) => offered.without(Protocols::RDSAAD),
+    };
+    if request.routing_token.is_none() && passed == offered {
         return Verdict::Replay(received.to_vec());
     }
-    let mut replay = request.offering(others).for_server();
+    let mut replay = request.offering(passed).for_server();
     replay.extend_from_slice(received.get(len..).unwrap_or_default());
     Verdict::Replay(replay)
 }
@@ -66,7 +77,7 @@ pub(super) enum Begun {
 pub(super) async fn begin<L, T>(
     leg: &mut L,
     target: &mut T,
-    refusal: FailureCode,
+    rdsaad: Rdsaad,
     first_pdu_timeout: Duration,
 ) -> std::io::Result<Begun>
 where
@@ -78,7 +89,7 @@ where
     let mut spoken = vec![0; REQUEST_BYTES_MAX];
     let mut bytes_down = 0;
     let replay = loop {
-        match judge(&received, refusal) {
+        match judge(&received, rdsaad) {
             Verdict::More => {}
             Verdict::Replay(replay) => break replay,
             Verdict::Decline(answer) => {
@@ -136,6 +147,8 @@ mod tests {
     use super::*;
 
     const WAIT: Duration = Duration::from_secs(20);
+    const SSL: Rdsaad = Rdsaad::Decline(FailureCode::SSL_REQUIRED);
+    const HYBRID: Rdsaad = Rdsaad::Decline(FailureCode::HYBRID_REQUIRED);
 
     /// As FreeRDP makes it: token or cookie, then the negotiation.
     fn request(line: &[u8], protocols: u8) -> Vec<u8> {
@@ -158,19 +171,29 @@ mod tests {
         sent.extend(b"more");
         let mut wanted = request(b"", 3);
         wanted.extend(b"more");
-        assert_eq!(replayed(judge(&sent, FailureCode::SSL_REQUIRED)), wanted);
+        assert_eq!(replayed(judge(&sent, SSL)), wanted);
         let plain = request(b"Cookie: mstshash=ann\r\n", 3);
-        assert_eq!(replayed(judge(&plain, FailureCode::SSL_REQUIRED)), plain);
+        assert_eq!(replayed(judge(&plain, SSL)), plain);
     }
 
     #[test]
     fn rdsaad_alone_is_declined_and_among_others_masked_away() {
-        let declined = judge(&request(b"", 0x10), FailureCode::SSL_REQUIRED);
+        let declined = judge(&request(b"", 0x10), SSL);
         // PROTOCOLS.md 1.7 (a).
         let answer = [3, 0, 0, 0x13, 0x0e, 0xd0, 0, 0, 0x12, 0x34, 0, 3, 0, 8, 0, 1, 0, 0, 0];
         assert_eq!(declined, Verdict::Decline(answer.to_vec()));
-        let among = judge(&request(b"", 0x13), FailureCode::SSL_REQUIRED);
+        let among = judge(&request(b"", 0x13), SSL);
         assert_eq!(replayed(among), request(b"", 3));
+    }
+
+    #[test]
+    fn rdsaad_passes_to_a_server_that_takes_it_without_the_routing_token() {
+        for protocols in [0x10, 0x13] {
+            let sent = request(b"mth://localhost/office/desktop\r\n", protocols);
+            assert_eq!(replayed(judge(&sent, Rdsaad::Pass)), request(b"", protocols));
+            let plain = request(b"Cookie: mstshash=ann\r\n", protocols);
+            assert_eq!(replayed(judge(&plain, Rdsaad::Pass)), plain);
+        }
     }
 
     #[tokio::test]
@@ -186,7 +209,7 @@ mod tests {
                 client.write_all(&later).await.unwrap();
                 client
             });
-            let begun = begin(&mut leg, &mut target, FailureCode::SSL_REQUIRED, WAIT).await;
+            let begun = begin(&mut leg, &mut target, SSL, WAIT).await;
             let bytes_up = request(b"", 3).len() as u64;
             assert_eq!(begun.unwrap(), Begun::Yes { bytes_up, bytes_down: 0 });
             let mut got = vec![0; request(b"", 3).len()];
@@ -206,7 +229,7 @@ mod tests {
             client.read_exact(&mut answer).await.unwrap();
             answer
         });
-        let begun = begin(&mut leg, &mut target, FailureCode::HYBRID_REQUIRED, WAIT).await;
+        let begun = begin(&mut leg, &mut target, HYBRID, WAIT).await;
         assert_eq!(begun.unwrap(), Begun::Declined);
         assert_eq!(leaving.await.unwrap()[15], 5);
         drop(target);
@@ -218,18 +241,18 @@ mod tests {
         let (mut client, mut leg) = duplex(4_096);
         let (mut target, mut server) = duplex(4_096);
         client.write_all(b"SSH-2.0\r\n").await.unwrap();
-        begin(&mut leg, &mut target, FailureCode::SSL_REQUIRED, WAIT).await.unwrap();
+        begin(&mut leg, &mut target, SSL, WAIT).await.unwrap();
         let mut got = [0; 9];
         server.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"SSH-2.0\r\n");
 
         server.write_all(b"hello").await.unwrap();
-        begin(&mut leg, &mut target, FailureCode::SSL_REQUIRED, WAIT).await.unwrap();
+        begin(&mut leg, &mut target, SSL, WAIT).await.unwrap();
         let mut got = [0; 5];
         client.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"hello");
         // Nobody speaks: it goes on after the deadline.
         let short = Duration::from_millis(5);
-        begin(&mut leg, &mut target, FailureCode::SSL_REQUIRED, short).await.unwrap();
+        begin(&mut leg, &mut target, SSL, short).await.unwrap();
     }
 }

@@ -5,6 +5,7 @@
 mod front;
 mod health;
 mod orders;
+pub mod rdsaad;
 mod reload;
 mod seats;
 mod target;
@@ -165,6 +166,7 @@ impl Agent {
         });
         let watch = Watch {
             settings: config.health.clone(),
+            rdsaad: config.rdsaad,
             target: Arc::clone(&target),
             seats: Arc::clone(&seats),
             channel: channel.clone(),

@@ -123,9 +123,9 @@ impl Desk {
         tracing::info!(step = 11, %session, %gateway, "Carrying a session");
         let since = Instant::now();
         let within = Duration::from_millis(self.first_pdu_timeout_ms);
-        let refusal = self.findings.refusal_of_rdsaad();
+        let rdsaad = self.findings.rdsaad();
         let begun = tokio::select! {
-            begun = front::begin(&mut leg, &mut target, refusal, within) => begun,
+            begun = front::begin(&mut leg, &mut target, rdsaad, within) => begun,
             // The pipe is told at once, and tells both sides.
             _ = seat.told_to_end() => Ok(Begun::Yes { bytes_up: 0, bytes_down: 0 }),
         };

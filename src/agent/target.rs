@@ -30,6 +30,12 @@ pub trait Target: Send + Sync {
         None
     }
 
+    /// Whether it takes logons by token (RDSAAD), when there is no port to look
+    /// at.
+    fn takes_rdsaad(&self) -> bool {
+        false
+    }
+
     /// The TCP port behind which it is, when there is one to look at.
     fn tcp(&self) -> Option<&TcpTarget> {
         None

@@ -27,6 +27,10 @@ pub struct AgentConfig {
     /// that cannot run an agent.
     #[serde(default = "default_target")]
     pub target: String,
+    /// Leaves logons by token (RDSAAD) to the RDP server, as long as it takes
+    /// them. Otherwise clients are told to come back with a password.
+    #[serde(default)]
+    pub rdsaad: bool,
     /// Sessions at once; a further order is refused with `host_busy`.
     #[serde(default = "default_sessions_max")]
     pub sessions_max: u32,
@@ -140,6 +144,7 @@ impl AgentConfig {
         Self {
             state_dir,
             target: default_target(),
+            rdsaad: false,
             sessions_max: default_sessions_max(),
             labels: Vec::new(),
             gateway_ca: None,
@@ -185,6 +190,13 @@ impl AgentConfig {
                 "keep those that you drain by",
             );
         }
+        if self.rdsaad && self.health.certificate.is_some() {
+            found.add(
+                "agent.rdsaad",
+                "the RDP server is not asked what it takes while agent.health.certificate is set",
+                "leave agent.health.certificate out: the RDP server shows its certificate as well",
+            );
+        }
         self.health.check(found);
         let limits = &self.limits;
         found.add_zeros(
@@ -227,6 +239,18 @@ mod tests {
         assert!(Findings::of(|found| config.check(found)).is_empty());
         assert_eq!(config.target_parts(), Some(("127.0.0.1", 3389)));
         assert!(toml::from_str::<AgentConfig>("state_dir = '/x'\ntypo = 1").is_err());
+    }
+
+    #[test]
+    fn logons_by_token_need_a_server_that_is_asked() {
+        let is_sound = |toml: &str| {
+            let config = parse(toml);
+            Findings::of(|found| config.check(found)).is_empty()
+        };
+        assert!(is_sound("state_dir = '/x'\nrdsaad = true"));
+        let file = "[health]\ncertificate = '/x/rdp.pem'";
+        assert!(!is_sound(&format!("state_dir = '/x'\nrdsaad = true\n{file}")));
+        assert!(is_sound(&format!("state_dir = '/x'\n{file}")));
     }
 
     #[test]

@@ -152,6 +152,7 @@ codes! {
     HostGone 5003 "host_gone" Host 10 Now 502 "The session host lost its connection to the broker; try again.";
     HostDialFailed 5004 "host_dial_failed" Host 10 Now 502 "The session host could not reach the gateway; try again or tell the operator.";
     HostBusy 5005 "host_busy" Host 9 Later 503 "The session host carries as many sessions as it may; try again later.";
+    LogonNotAllowed 5006 "logon_not_allowed" Host 12 Never 403 "You have no account on this session host; ask the operator.";
 
     TokenMissing 6001 "token_missing" Identity 4 Never 401 "Sign in first.";
     TokenMalformed 6002 "token_malformed" Identity 4 Never 401 "The access token cannot be read; sign in again.";
@@ -169,6 +170,12 @@ codes! {
     TokenWrongNonce 6014 "token_wrong_nonce" Identity 2 Never 401 "The sign-in answers another request than this one; start it again.";
     TokenWithoutUser 6015 "token_without_user" Identity 4 Never 401 "The access token does not name the user in the claim that the operator chose; tell the operator.";
     SignInNotCompleted 6016 "sign_in_not_completed" Identity 2 Never 400 "The sign-in was not completed, or was begun elsewhere; start it again.";
+    TokenNotBound 6017 "token_not_bound" Identity 12 Never 401 "The access token is not bound to the key that the client signs with; sign in again.";
+    LogonMalformed 6018 "logon_malformed" Client 12 Never 400 "The client's logon by token cannot be read; use a client that speaks RDSAAD.";
+    LogonBadSignature 6019 "logon_bad_signature" Client 12 Never 401 "The signature of the logon by token is wrong; try again.";
+    LogonStale 6020 "logon_stale" Client 12 Now 401 "The logon by token is old or from the future; check this machine's clock and try again.";
+    LogonWrongNonce 6021 "logon_wrong_nonce" Client 12 Now 401 "The logon by token was not made for this connection; try again.";
+    LogonWrongHost 6022 "logon_wrong_host" Client 12 Never 403 "The logon by token is for another session host; start again from the .rdp file.";
 
     Internal 9001 "internal" Broker 0 Later 500 "Something went wrong on our side; the log has the details.";
 }

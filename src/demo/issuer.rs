@@ -1,5 +1,6 @@
 //! A small OpenID Connect issuer, for the demo and for tests only: discovery,
-//! keys, authorization code with PKCE, tokens. It asks nobody for a password -
+//! keys, authorization code with PKCE, tokens, also those for logons at session
+//! hosts (`wire::rdsaad`). It asks nobody for a password -
 //! every authorization request is the demo user's - and therefore listens on
 //! loopback alone.
 
@@ -23,13 +24,19 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::grants::{CODE_LIFETIME_MS, Grant, GrantError, Grants, Redemption};
-use super::tokens::{AccessClaims, IdClaims, SigningKey, TokenError};
+use super::tokens::{
+    AccessClaims, BoundClaims, Confirmation, IdClaims, NonceClaims, SigningKey, TokenError,
+};
 use crate::core::clock::UnixMillis;
 use crate::tls::listener::{ListenerLimits, TlsListener};
 use crate::wire::oidc::is_challenge;
+use crate::wire::rdsaad::{NONCE_AUDIENCE, device_of, key_to_bind};
 
 /// Lifetime of the tokens.
 pub const TOKEN_LIFETIME_S: u64 = 600;
+
+/// And of the nonces for logons.
+const NONCE_LIFETIME_S: u64 = 300;
 
 /// Its clients are few and come back over new connections.
 const LISTENER_LIMITS: ListenerLimits = ListenerLimits {
@@ -299,6 +306,17 @@ struct TokenRequest {
     client_id: String,
     #[serde(default)]
     code_verifier: String,
+    #[serde(default)]
+    scope: String,
+    /// The key that the token shall be good with.
+    #[serde(default)]
+    req_cnf: Option<String>,
+}
+
+/// A session host, and the key of a client that is to log on there.
+struct Binding {
+    device: String,
+    key: String,
 }
 
 /// RFC 6749 5.1.
@@ -311,6 +329,9 @@ struct TokenResponse {
 }
 
 async fn token(State(desk): State<Arc<Desk>>, Form(request): Form<TokenRequest>) -> Response {
+    if request.grant_type == "srv_challenge" {
+        return nonce(&desk);
+    }
     if request.grant_type != "authorization_code" {
         let why = "only authorization codes are accepted";
         return refuse(StatusCode::BAD_REQUEST, "unsupported_grant_type", why);
@@ -332,7 +353,17 @@ async fn token(State(desk): State<Arc<Desk>>, Form(request): Form<TokenRequest>)
             return refuse(StatusCode::BAD_REQUEST, "invalid_grant", &error.to_string());
         }
     };
-    match tokens(&desk, grant, now.0 / 1000) {
+    let binding = match &request.req_cnf {
+        None => None,
+        Some(req_cnf) => match device_of(&request.scope).zip(key_to_bind(req_cnf)) {
+            Some((device, key)) => Some(Binding { device: device.to_owned(), key }),
+            None => {
+                let why = "a key can be bound for the scope of a session host only";
+                return refuse(StatusCode::BAD_REQUEST, "invalid_request", why);
+            }
+        },
+    };
+    match tokens(&desk, grant, binding, now.0 / 1000) {
         Ok(tokens) => ([(header::CACHE_CONTROL, "no-store")], Json(tokens)).into_response(),
         Err(error) => {
             tracing::warn!(step = 2, %error, "The demo issuer made no token");
@@ -341,7 +372,26 @@ async fn token(State(desk): State<Arc<Desk>>, Form(request): Form<TokenRequest>)
     }
 }
 
-fn tokens(desk: &Desk, grant: Grant, now_s: u64) -> Result<TokenResponse, TokenError> {
+/// As an identity provider answers that signs its nonces.
+fn nonce(desk: &Desk) -> Response {
+    let exp = UnixMillis::now().0 / 1_000 + NONCE_LIFETIME_S;
+    match desk.key.sign(&NonceClaims { iss: desk.url.clone(), aud: NONCE_AUDIENCE, exp }) {
+        Ok(nonce) => {
+            ([(header::CACHE_CONTROL, "no-store")], Json(json!({ "Nonce": nonce }))).into_response()
+        }
+        Err(error) => {
+            tracing::warn!(step = 2, %error, "The demo issuer made no nonce");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "no nonce, try again")
+        }
+    }
+}
+
+fn tokens(
+    desk: &Desk,
+    grant: Grant,
+    binding: Option<Binding>,
+    now_s: u64,
+) -> Result<TokenResponse, TokenError> {
     let IssuerSettings { audience, user, .. } = &desk.settings;
     let exp = now_s + TOKEN_LIFETIME_S;
     let access = AccessClaims {
@@ -363,8 +413,15 @@ fn tokens(desk: &Desk, grant: Grant, now_s: u64) -> Result<TokenResponse, TokenE
         iat: now_s,
         exp,
     };
+    let access_token = match binding {
+        None => desk.key.sign(&access)?,
+        Some(Binding { device, key }) => {
+            let access = AccessClaims { aud: device, ..access };
+            desk.key.sign(&BoundClaims { access, cnf: Confirmation { kid: key } })?
+        }
+    };
     Ok(TokenResponse {
-        access_token: desk.key.sign(&access)?,
+        access_token,
         token_type: "Bearer",
         expires_in: TOKEN_LIFETIME_S,
         id_token: desk.key.sign(&id)?,
@@ -378,62 +435,5 @@ fn refuse(status: StatusCode, error: &str, why: &str) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request() -> AuthorizationRequest {
-        AuthorizationRequest {
-            response_type: "code".into(),
-            client_id: "client".into(),
-            redirect_uri: "http://127.0.0.1:5000/callback".into(),
-            scope: "openid profile".into(),
-            code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".into(),
-            code_challenge_method: "S256".into(),
-            ..AuthorizationRequest::default()
-        }
-    }
-
-    #[test]
-    fn only_known_clients_on_loopback_are_redirected() {
-        assert!(judge(&request(), "client").is_ok());
-        let untrusted = [
-            AuthorizationRequest { client_id: "other".into(), ..request() },
-            AuthorizationRequest { redirect_uri: "ftp://127.0.0.1/".into(), ..request() },
-            AuthorizationRequest { redirect_uri: "http://127.0.0.1.example/".into(), ..request() },
-            AuthorizationRequest {
-                redirect_uri: "http://127.0.0.1@x.example/".into(),
-                ..request()
-            },
-            AuthorizationRequest { redirect_uri: "nonsense".into(), ..request() },
-            AuthorizationRequest { state: Some("x".repeat(513)), ..request() },
-        ];
-        for request in untrusted {
-            let judged = judge(&request, "client");
-            assert!(matches!(judged, Err(AuthorizationError::Untrusted(_))), "{request:?}");
-        }
-    }
-
-    #[test]
-    fn pkce_is_not_optional() {
-        let told = [
-            (
-                AuthorizationRequest { response_type: "token".into(), ..request() },
-                "unsupported_response_type",
-            ),
-            (AuthorizationRequest { scope: "profile".into(), ..request() }, "invalid_scope"),
-            (
-                AuthorizationRequest { code_challenge: String::new(), ..request() },
-                "invalid_request",
-            ),
-            (
-                AuthorizationRequest { code_challenge_method: "plain".into(), ..request() },
-                "invalid_request",
-            ),
-        ];
-        let redirect = Url::parse(&request().redirect_uri).unwrap();
-        for (request, error) in told {
-            let expected = AuthorizationError::Told(redirect.clone(), error);
-            assert_eq!(judge(&request, "client"), Err(expected));
-        }
-    }
-}
+#[path = "issuer_tests.rs"]
+mod tests;

@@ -21,6 +21,8 @@ pub mod report;
 pub mod sign_in;
 pub mod stage;
 pub mod style;
+#[cfg(test)]
+mod token_logon_tests;
 pub mod tokens;
 pub mod tour;
 pub mod world;

@@ -1,5 +1,6 @@
 //! A session host in this process: an RDP server that paints a moving
-//! [`picture`](super::picture) and checks one user's password.
+//! [`picture`](super::picture) and checks one user's password, or takes that
+//! user's token instead.
 //!
 //! It listens nowhere. Whoever holds the [`DemoHost`] asks it for one end of a
 //! pipe per session, as an agent would dial its target. `ironrdp`'s server is
@@ -20,7 +21,7 @@ use ironrdp::server::{
     RdpServerDisplay, RdpServerDisplayUpdates, RdpServerInputHandler, ServerEvent,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -29,13 +30,14 @@ use zeroize::Zeroizing;
 
 use super::picture::{self, Rect, Scene};
 use super::world::{DESKTOP, HOST};
+use crate::agent::rdsaad::{Entrance, TokenLogon};
 use crate::tls::settings::TlsSettings;
 
 /// The name in the host's certificate.
 pub const HOST_NAME: &str = "ringway-demo-host";
 /// And those under which clients may know it: where our connector listens, and
 /// what stands as the address in the .rdp file.
-const NAMES: [&str; 3] = [HOST_NAME, HOST, DESKTOP];
+pub const NAMES: [&str; 3] = [HOST_NAME, HOST, DESKTOP];
 
 /// Sessions at once; each costs about 6 MB for the picture as last sent.
 pub const SESSIONS_MAX: usize = 64;
@@ -82,6 +84,27 @@ impl DemoHost {
     /// # Errors
     /// When the certificate cannot be made or the thread cannot be started.
     pub fn start(user: &str, password: &str) -> Result<Self, HostError> {
+        Self::start_with(user, password, None)
+    }
+
+    /// The same; clients that offer RDSAAD get in by a token for `user`, and
+    /// need no password.
+    ///
+    /// # Errors
+    /// As [`DemoHost::start`].
+    pub fn start_taking_tokens(
+        user: &str,
+        password: &str,
+        tokens: TokenLogon,
+    ) -> Result<Self, HostError> {
+        Self::start_with(user, password, Some(tokens))
+    }
+
+    fn start_with(
+        user: &str,
+        password: &str,
+        tokens: Option<TokenLogon>,
+    ) -> Result<Self, HostError> {
         let identity = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned))?;
         let certificate = identity.cert.der().clone();
         let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der())
@@ -94,9 +117,10 @@ impl DemoHost {
                 user: user.to_owned(),
                 password: Zeroizing::new(password.to_owned()),
             }),
+            tokens,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .max_blocking_threads(ENCODER_THREADS_MAX)
             .build()?;
         let (sessions, new_sessions) = mpsc::channel(SESSIONS_MAX);
@@ -144,10 +168,11 @@ impl DemoHost {
 }
 
 /// What all sessions share.
-#[derive(Clone)]
 struct Party {
     tls: TlsAcceptor,
     account: Arc<Account>,
+    /// Who comes with a token is judged here.
+    tokens: Option<TokenLogon>,
 }
 
 async fn serve_all(
@@ -179,40 +204,86 @@ async fn serve_all(
 /// One session, from the first byte to the last.
 async fn serve(party: Rc<Party>, new: NewSession, mut stopped: watch::Receiver<bool>) {
     let NewSession { stream, place: _held_to_the_end } = new;
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let connected = Arc::new(Notify::new());
-    let mut server = RdpServer::builder()
-        // Named by the builder, bound only by its own accept loop.
-        .with_addr(([127, 0, 0, 1], 0))
-        .with_tls(party.tls.clone())
-        .with_input_handler(Input { seen: Arc::clone(&seen) })
-        .with_display_handler(Display { seen, connected: Arc::clone(&connected) })
-        .with_credential_validator(Some(Arc::clone(&party.account) as _))
-        .build();
-    let goodbye = server.event_sender().clone();
-    let mut running = pin!(server.run_connection(stream));
-    let too_slow = async {
-        let done = tokio::time::timeout(ms(HANDSHAKE_TIMEOUT_MS), connected.notified()).await;
-        if done.is_ok() {
-            std::future::pending::<()>().await;
-        }
+    let Some(tokens) = &party.tokens else {
+        return carry(&party, stream, Security::Password, stopped).await;
     };
-
-    tokio::select! {
-        outcome = &mut running => match outcome {
-            Ok(()) => tracing::debug!(step = 12, "The session at the demo host ended"),
-            Err(error) => {
-                tracing::info!(step = 12, error = format!("{error:#}"), "The demo host ended a session");
-            }
-        },
-        () = too_slow => {
-            tracing::info!(step = 12, "A client of the demo host did not finish its handshake");
+    let greeting = tokens.greet(stream, &party.tls, |user| user.name == party.account.user);
+    let entrance = tokio::select! {
+        entrance = greeting => entrance,
+        _ = stopped.wait_for(|stop| *stop) => return,
+    };
+    match entrance {
+        Ok(Entrance::Token { user, stream }) => {
+            tracing::info!(step = 12, user = user.name, "A token logged its user on");
+            carry(&party, stream, Security::Passed, stopped).await;
         }
-        _ = stopped.wait_for(|stop| *stop) => {
-            let _client_is_gone = goodbye.send(ServerEvent::Quit("the demo ends".to_owned()));
-            let _cut_off = tokio::time::timeout(ms(SHUTDOWN_GRACE_MS), running).await;
+        Ok(Entrance::Other(stream)) => carry(&party, stream, Security::Password, stopped).await,
+        Err(error) => {
+            tracing::info!(step = 12, %error, "The demo host let nobody in");
         }
     }
+}
+
+/// What is left to do about a client's security.
+#[derive(Clone, Copy)]
+enum Security {
+    /// TLS, then a user and a password.
+    Password,
+    /// Nothing.
+    Passed,
+}
+
+/// RDP, to its end.
+async fn carry<S>(
+    party: &Party,
+    mut stream: S,
+    security: Security,
+    mut stopped: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin,
+{
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let connected = Arc::new(Notify::new());
+    // Named by the builder, bound only by its own accept loop.
+    let builder = RdpServer::builder().with_addr(([127, 0, 0, 1], 0));
+    let (builder, account) = match security {
+        Security::Password => {
+            (builder.with_tls(party.tls.clone()), Some(Arc::clone(&party.account) as _))
+        }
+        Security::Passed => (builder.with_no_security(), None),
+    };
+    let mut server = builder
+        .with_input_handler(Input { seen: Arc::clone(&seen) })
+        .with_display_handler(Display { seen, connected: Arc::clone(&connected) })
+        .with_credential_validator(account)
+        .build();
+    let goodbye = server.event_sender().clone();
+    {
+        let mut running = pin!(server.run_connection(&mut stream));
+        let too_slow = async {
+            let done = tokio::time::timeout(ms(HANDSHAKE_TIMEOUT_MS), connected.notified()).await;
+            if done.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            outcome = &mut running => match outcome {
+                Ok(()) => tracing::debug!(step = 12, "The session at the demo host ended"),
+                Err(error) => {
+                    tracing::info!(step = 12, error = format!("{error:#}"), "The demo host ended a session");
+                }
+            },
+            () = too_slow => {
+                tracing::info!(step = 12, "A client of the demo host did not finish its handshake");
+            }
+            _ = stopped.wait_for(|stop| *stop) => {
+                let _client_is_gone = goodbye.send(ServerEvent::Quit("the demo ends".to_owned()));
+                let _cut_off = tokio::time::timeout(ms(SHUTDOWN_GRACE_MS), running).await;
+            }
+        }
+    }
+    // TLS that was up before the server came is not the server's to end.
+    let _gone = tokio::time::timeout(ms(SHUTDOWN_GRACE_MS), stream.shutdown()).await;
 }
 
 const fn ms(ms: u64) -> Duration {

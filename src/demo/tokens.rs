@@ -26,6 +26,30 @@ pub struct AccessClaims {
     pub exp: u64,
 }
 
+/// The claims of an access token that is good only with a key: for a session
+/// host that takes logons by token.
+#[derive(Clone, Debug, Serialize)]
+pub struct BoundClaims {
+    #[serde(flatten)]
+    pub access: AccessClaims,
+    pub cnf: Confirmation,
+}
+
+/// RFC 7800 3.4.
+#[derive(Clone, Debug, Serialize)]
+pub struct Confirmation {
+    /// The key's thumbprint.
+    pub kid: String,
+}
+
+/// The claims of a nonce for a logon by token.
+#[derive(Clone, Debug, Serialize)]
+pub struct NonceClaims {
+    pub iss: String,
+    pub aud: &'static str,
+    pub exp: u64,
+}
+
 /// The claims of an ID token (OpenID Connect Core 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdClaims {

@@ -15,6 +15,7 @@ pub mod oidc;
 pub mod rdp_file;
 pub mod rdp_signature;
 pub mod rdp_stream;
+pub mod rdsaad;
 pub mod relay_answer;
 pub mod resource_name;
 pub mod tsgu;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ringway::agent::rdsaad::judge::{LogonRules, ProviderNonce, judge as judge_logon};
 use ringway::broker::ca::{Authority, machine_identity};
 use ringway::broker::feed::cookie::{CookieKey, Purpose, cookie_in};
 use ringway::broker::identity::jwt::{self, JwtRules};
@@ -19,6 +20,7 @@ use ringway::core::tickets::{TicketSigner, TicketVerifier, UsedTickets};
 use ringway::wire::enroll::MachineRole;
 use ringway::wire::rdp_file::{RdpFile, Setting};
 use ringway::wire::rdp_signature::{SIGNABLE, SignatureError, Verified, verify};
+use ringway::wire::rdsaad::{Assertion, LogonResult, NotAnAssertion, TEXT_BYTES_MAX};
 use rustls::pki_types::CertificateDer;
 
 use super::{Script, enrol_messages};
@@ -120,6 +122,46 @@ pub fn ticket(input: &[u8]) {
     assert_eq!(used.consume(&claims, NOW), Err(Code::TicketUsed));
 }
 
+/// What an RDP client asserts that logs on by token. Nobody is believed here:
+/// there is no identity provider.
+pub fn rdsaad(input: &[u8]) {
+    match Assertion::parse(input) {
+        Ok(None) => assert!(input.len() < TEXT_BYTES_MAX, "it waits for ever"),
+        Ok(Some(assertion)) => {
+            let (end, text) = input.split_last().unwrap();
+            assert!(*end == 0 && input.len() <= TEXT_BYTES_MAX);
+            for cut in [0, text.len() / 2, text.len()] {
+                assert_eq!(Assertion::parse(&input[..cut]), Ok(None));
+            }
+            let message: serde_json::Value = serde_json::from_slice(text).unwrap();
+            let (signed, signature) = assertion.signed();
+            assert_eq!(message["rdp_assertion"], format!("{signed}.{signature}"));
+            assert_eq!(assertion.key.thumbprint().len(), 43);
+            let names = vec!["desk-7".to_owned()];
+            let rules = LogonRules { host_names: names, provider_nonce: ProviderNonce::Opaque };
+            let verdict = judge_logon(&assertion, "n-1", &rules, &token_rules(), &[], NOW_S);
+            let code = verdict.expect_err("believed, and nobody vouched for it");
+            assert_ne!(LogonResult::of(code), LogonResult::OK);
+        }
+        Err(NotAnAssertion) => {
+            let longer = [input, &[0; 64]].concat();
+            assert_eq!(Assertion::parse(&longer), Err(NotAnAssertion));
+        }
+    }
+}
+
+fn token_rules() -> JwtRules {
+    JwtRules {
+        issuer: "https://issuer.example".into(),
+        audience: "ringway".into(),
+        algorithms: vec!["EdDSA".parse().unwrap(), "RS256".parse().unwrap()],
+        user_claim: "sub".into(),
+        display_claim: None,
+        groups_claim: "groups".into(),
+        leeway_s: 60,
+    }
+}
+
 /// `[mode][…]`: a bearer token's text, or (bit 0) header and claims, a line
 /// each, that the identity provider signs.
 pub fn identity_token(input: &[u8]) {
@@ -137,16 +179,7 @@ pub fn identity_token(input: &[u8]) {
     };
     let x = URL_SAFE_NO_PAD.encode(key().public_key().as_ref());
     let jwk = format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"key-1","x":"{x}"}}"#);
-    let rules = JwtRules {
-        issuer: "https://issuer.example".into(),
-        audience: "ringway".into(),
-        algorithms: vec!["EdDSA".parse().unwrap(), "RS256".parse().unwrap()],
-        user_claim: "sub".into(),
-        display_claim: None,
-        groups_claim: "groups".into(),
-        leeway_s: 60,
-    };
-    match jwt::verify(&token, &rules, &[serde_json::from_str(&jwk).unwrap()], NOW_S) {
+    match jwt::verify(&token, &token_rules(), &[serde_json::from_str(&jwk).unwrap()], NOW_S) {
         Ok(user) => {
             assert!(!user.name.is_empty() && !user.name.chars().any(char::is_control));
             let (message, signature) = token.rsplit_once('.').unwrap();

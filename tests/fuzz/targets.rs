@@ -55,6 +55,7 @@ pub const ALL: &[Target] = &[
     Target { name: "rdp_file", run: signed::rdp_file, cost: 4 },
     Target { name: "rdp_signature", run: signed::rdp_signature, cost: 4 },
     Target { name: "rdp_stream", run: framing::rdp_stream, cost: 2 },
+    Target { name: "rdsaad", run: signed::rdsaad, cost: 4 },
     Target { name: "record_frame", run: record_frame, cost: 1 },
     Target { name: "record_layer", run: records::record_layer, cost: 40 },
     Target { name: "relay_answer", run: relay_answer, cost: 1 },

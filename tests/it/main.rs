@@ -4,6 +4,7 @@
 // `cfg(test)` tells clippy that panicking is how these modules fail.
 #[cfg(test)]
 #[path = "../support/mod.rs"]
+#[cfg(test)]
 mod support;
 
 #[cfg(test)]
@@ -60,6 +61,8 @@ mod stock_arm;
 mod stock_clients;
 #[cfg(test)]
 mod stock_ends;
+#[cfg(test)]
+mod stock_rdsaad;
 #[cfg(test)]
 mod stock_refusals;
 #[cfg(test)]

@@ -11,8 +11,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::extract::{Form, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ringway::agent::rdsaad::TokenLogon;
+use ringway::agent::rdsaad::judge::{LogonRules, ProviderNonce};
+use ringway::config::broker::Identity;
+use ringway::demo::rdp_host::NAMES;
 use ringway::demo::tokens::{AccessClaims, SigningKey};
 use ringway::tls::listener::{ListenerLimits, TlsListener};
+use ringway::tls::settings::TlsSettings;
+use ringway::wire::rdsaad::{NONCE_AUDIENCE, device_of, key_to_bind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -46,6 +52,12 @@ struct Desk {
     key: SigningKey,
     /// What clients asked for when they traded a code, in order.
     asked: Mutex<Vec<HashMap<String, String>>>,
+}
+
+/// What a user pastes who signed in, with the end of the line, which would else
+/// be taken for a part of the code.
+pub fn sign_in_address(code: &str) -> String {
+    format!("https://{NAME}/common/oauth2/nativeclient?code={code}&client_info=1\n")
 }
 
 impl Authority {
@@ -89,6 +101,22 @@ impl Authority {
         )
     }
 
+    /// What the demo's host judges logons by this authority's tokens with.
+    pub fn token_logon(&self) -> TokenLogon {
+        let identity = Identity {
+            issuer: Some(self.desk.issuer.clone()),
+            ca_file: Some(self.ca_file()),
+            user_claim: Some("preferred_username".into()),
+            leeway_s: Some(0),
+            ..Identity::default()
+        };
+        let rules = LogonRules {
+            host_names: NAMES.map(str::to_owned).into(),
+            provider_nonce: ProviderNonce::Signed,
+        };
+        TokenLogon::new(&identity, TlsSettings::default(), rules).unwrap()
+    }
+
     /// A token that ends that many seconds from now, or before.
     pub fn token(&self, user: &str, lifetime_s: i64) -> String {
         token(&self.desk, user, lifetime_s)
@@ -119,7 +147,7 @@ impl Drop for Authority {
 }
 
 fn token(desk: &Desk, user: &str, lifetime_s: i64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = now_s();
     let begin = now - 3600;
     let claims = AccessClaims {
         iss: desk.issuer.clone(),
@@ -166,12 +194,48 @@ async fn keys(State(desk): State<Arc<Desk>>) -> Json<Value> {
     Json(serde_json::to_value(desk.key.published()).unwrap())
 }
 
-/// A code is the user's name here: whoever could paste it has signed in.
+/// A code is the user's name here: whoever could paste it has signed in. Behind
+/// a `~` is what will be wrong with the token, see [`bound_token`].
 async fn trade(
     State(desk): State<Arc<Desk>>,
     Form(form): Form<HashMap<String, String>>,
 ) -> Json<Value> {
-    let token = token(&desk, form.get("code").map_or("nobody", String::as_str), 600);
+    let field = |name: &str| form.get(name).map_or("", String::as_str);
+    if field("grant_type") == "srv_challenge" {
+        return Json(json!({ "Nonce": nonce(&desk) }));
+    }
+    let token = match form.get("req_cnf") {
+        Some(key) => bound_token(&desk, field("code"), field("scope"), key),
+        None => token(&desk, field("code"), 600),
+    };
     desk.asked.lock().unwrap().push(form);
     Json(json!({ "access_token": token, "token_type": "Bearer", "expires_in": 600 }))
+}
+
+/// For a session host, by the scope that clients ask for, and good only with
+/// the client's key.
+fn bound_token(desk: &Desk, code: &str, scope: &str, key: &str) -> String {
+    let (user, fault) = code.split_once('~').unwrap_or((code, ""));
+    let (key, device) = (key_to_bind(key).unwrap(), device_of(scope).unwrap());
+    let mut claims = json!({
+        "iss": desk.issuer, "aud": device, "sub": format!("subject-{user}"),
+        "preferred_username": user, "cnf": { "kid": key }, "exp": now_s() + 600,
+    });
+    match fault {
+        "" => {}
+        "expired" => claims["exp"] = json!(now_s() - 10),
+        "for-another-host" => claims["aud"] = json!(format!("{device}-2")),
+        "for-another-key" => claims["cnf"] = json!({ "kid": "x" }),
+        unknown => panic!("{unknown}"),
+    }
+    desk.key.sign(&claims).unwrap()
+}
+
+fn nonce(desk: &Desk) -> String {
+    let claims = json!({ "iss": desk.issuer, "aud": NONCE_AUDIENCE, "exp": now_s() + 300 });
+    desk.key.sign(&claims).unwrap()
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }

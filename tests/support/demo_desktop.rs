@@ -10,6 +10,7 @@ use ringway::demo::rdp_host::DemoHost;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
+use super::authority::Authority;
 use super::desktop::Desktop;
 use super::screen::{Screen, Window};
 use super::wait::poll;
@@ -33,7 +34,18 @@ pub struct DemoDesktop {
 impl DemoDesktop {
     pub fn start() -> Self {
         ringway::tls::install_provider();
-        let host = Arc::new(DemoHost::start(USER, PASSWORD).unwrap());
+        Self::behind_a_port(DemoHost::start(USER, PASSWORD).unwrap())
+    }
+
+    /// Its user gets in by a token of that authority as well.
+    pub fn start_taking_tokens(authority: &Authority) -> Self {
+        ringway::tls::install_provider();
+        let host = DemoHost::start_taking_tokens(USER, PASSWORD, authority.token_logon());
+        Self::behind_a_port(host.unwrap())
+    }
+
+    fn behind_a_port(host: DemoHost) -> Self {
+        let host = Arc::new(host);
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

@@ -176,7 +176,12 @@ impl Deployment {
         self.gateways.iter().map(|gateway| gateway.events(message)).collect()
     }
 
-    /// The same, once every gateway has at least one.
+    /// And what the agent did.
+    pub fn agent_events(&self, message: &str) -> Vec<Value> {
+        self.agent.iter().flat_map(|agent| agent.events(message)).collect()
+    }
+
+    /// That of the gateways, once every one has at least one.
     pub fn events_of_every_gateway(&self, message: &str, limit: Duration) -> Vec<Vec<Value>> {
         let all = || {
             let events = self.gateway_events(message);

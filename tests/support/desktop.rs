@@ -63,19 +63,24 @@ pub fn assert_works(client: &mut StockClient, desktop: &dyn Desktop) -> Window {
 
 /// Panics with every log unless the client shows the desktop.
 pub fn assert_shows(client: &mut StockClient, desktop: &dyn Desktop) -> Window {
-    let window = client.window();
+    client.window();
     let mut seen = String::new();
-    let drawn = poll(DRAWING_LIMIT, || match desktop.is_drawn(&client.screen, &window) {
-        Ok(()) => Some(true),
-        Err(instead) => {
-            seen = instead;
-            (!client.is_running()).then_some(false)
+    let drawn = poll(DRAWING_LIMIT, || {
+        // Another one when it connected once more.
+        let window = client.screen.window();
+        let drawn = window.ok_or_else(|| "no window".to_owned()).and_then(|window| {
+            desktop.is_drawn(&client.screen, &window)?;
+            Ok(window)
+        });
+        match drawn {
+            Ok(window) => Some(Some(window)),
+            Err(instead) => {
+                seen = instead;
+                (!client.is_running()).then_some(None)
+            }
         }
     });
-    if drawn != Some(true) {
-        fail(client, desktop, &seen);
-    }
-    window
+    drawn.flatten().unwrap_or_else(|| fail(client, desktop, &seen))
 }
 
 fn fail(client: &StockClient, desktop: &dyn Desktop, what: &str) -> ! {

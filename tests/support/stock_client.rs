@@ -6,7 +6,9 @@
 //! names (`/etc/hosts`) of their own. When the client ends, the mounts are gone.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use super::wait::poll;
 const HOME: &str = "/mnt";
 /// Where it sees the file that it was given.
 pub const RDP_FILE: &str = "/mnt/desktop.rdp";
+const BUS_LIMIT: Duration = Duration::from_secs(20);
 /// From the start of a client to its window, on a busy machine.
 const WINDOW_LIMIT: Duration = Duration::from_secs(30);
 
@@ -40,7 +43,10 @@ impl FreeRdp {
     /// Whether all of them can run here. If not, says why; in CI that fails.
     pub fn all_available() -> bool {
         let clients = Self::ALL.into_iter().all(|client| client.is_installed());
-        clients && screen::available_here() && available(&["openssl", "chroot"]) && may_mount()
+        clients
+            && screen::available_here()
+            && available(&["openssl", "chroot", "dbus-daemon"])
+            && may_mount()
     }
 
     fn is_installed(self) -> bool {
@@ -104,7 +110,8 @@ pub struct Surroundings {
     pub names: Vec<(String, IpAddr)>,
     /// [`RDP_FILE`]
     pub rdp_file: Option<Vec<u8>>,
-    /// What is typed into its terminal.
+    /// What is typed into its terminal. Where a sign-in helper is asked
+    /// instead, it says the same.
     pub terminal: String,
 }
 
@@ -113,6 +120,29 @@ pub struct StockClient {
     pub version: FreeRdp,
     pub screen: Screen,
     process: Process,
+    /// Lives as long as the client.
+    _bus: Option<SessionBus>,
+}
+
+/// D-Bus, as in everybody's session. Without one FreeRDP 3.32 asks nobody for
+/// a sign-in: it looks for an identity broker there first.
+struct SessionBus {
+    address: String,
+    _process: Process,
+}
+
+impl SessionBus {
+    fn start(folder: &Path) -> Self {
+        // By a name and not a file: the client's root is another.
+        let address = format!("unix:abstract={}/bus", folder.display());
+        let mut command = Command::new("dbus-daemon");
+        command.args(["--session", "--nofork", "--nopidfile", "--print-address"]);
+        command.arg(format!("--address={address}"));
+        let process = Process::start(folder, "bus", &command);
+        let listens = poll(BUS_LIMIT, || process.printed().contains("unix:").then_some(()));
+        assert!(listens.is_some(), "no D-Bus\n{}", process.last_words());
+        Self { address, _process: process }
+    }
 }
 
 impl StockClient {
@@ -128,8 +158,13 @@ impl StockClient {
         command.env_remove("XDG_CONFIG_HOME").env("LC_ALL", "C.UTF-8");
         // Version 2 knows only its own folder.
         command.env("SSL_CERT_FILE", format!("{HOME}/trusted.pem"));
+        let signs_in = version == FreeRdp::Forky && !around.terminal.is_empty();
+        let bus = signs_in.then(|| SessionBus::start(screen.folder()));
+        if let Some(bus) = &bus {
+            command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+        }
         let process = Process::start(screen.folder(), "client", &command);
-        Self { version, screen, process }
+        Self { version, screen, process, _bus: bus }
     }
 
     /// Its window, once it has one. Panics with its log when there is none.
@@ -164,11 +199,23 @@ impl StockClient {
     }
 }
 
+/// Where AVD-mode clients sign in: by an authority of that name, which newer
+/// ones ask through a program of their own instead of the terminal.
+pub fn azure_option(version: FreeRdp, authority: &str) -> String {
+    match version {
+        FreeRdp::Forky => format!("/azure:ad:{authority},auth-helper:{HOME}/{SIGN_IN_HELPER}"),
+        FreeRdp::Bookworm | FreeRdp::Trixie => format!("/azure:ad:{authority}"),
+    }
+}
+
 /// Writes what the client finds in its home.
 fn furnish(home: &Path, around: &Surroundings) {
     let write = |name: &str, bytes: &[u8]| std::fs::write(home.join(name), bytes).unwrap();
     write("trusted.pem", around.trusted.concat().as_bytes());
     write("terminal", around.terminal.as_bytes());
+    write(SIGN_IN_HELPER, SIGN_IN.as_bytes());
+    let executable = Permissions::from_mode(0o755);
+    std::fs::set_permissions(home.join(SIGN_IN_HELPER), executable).unwrap();
     let mut hosts = String::from("127.0.0.1 localhost\n");
     for (name, address) in &around.names {
         hosts.push_str(&format!("{address} {name}\n"));
@@ -217,3 +264,29 @@ mount --bind \"$home/hosts\" \"$root/etc/hosts\"
 cd \"$root/mnt\"
 exec chroot \"${root:-/}\" \"$@\" < terminal
 ";
+
+const SIGN_IN_HELPER: &str = "sign-in";
+
+/// FreeRDP's way to ask a browser: JSON-RPC over two pipes, a text a line. Their
+/// numbers are hexadecimal and behind a letter. The answer to every page is what
+/// somebody would paste who signed in there, with the `state` of the question.
+const SIGN_IN: &str = r#"#!/bin/sh
+for argument; do
+    case $argument in
+    --cmdInFd=P*) in=$((0x${argument#*=P})) ;;
+    --cmdOutFd=P*) out=$((0x${argument#*=P})) ;;
+    esac
+done
+while read -r request; do
+    id=${request#*\"id\":} id=${id%%[!0-9]*}
+    case $request in
+    *'"exit"'*) exit ;;
+    *'"navigate"'*)
+        state=${request#*state=} state=${state%%[!0-9A-Za-z_-]*}
+        result="{\"redirect_url\":\"$(cat "$HOME/terminal")&state=$state\"}"
+        ;;
+    *) result={} ;;
+    esac
+    echo "{\"jsonrpc\":\"2.0\",\"id\":$id,\"result\":$result}"
+done < "/dev/fd/$in" > "/dev/fd/$out"
+"#;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::authority::{self, Authority};
 use super::deployment::Deployment;
-use super::stock_client::{FreeRdp, RDP_FILE, StockClient, Surroundings};
+use super::stock_client::{FreeRdp, RDP_FILE, StockClient, Surroundings, azure_option};
 
 /// A protocol, and how the token is carried where that makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,14 +102,7 @@ impl<'a> Door<'a> {
 
     /// Starts a client.
     pub fn enter(&self, way: Way, version: FreeRdp, visit: &Visit<'_>) -> StockClient {
-        let around = Surroundings {
-            trusted: self.trusted.clone(),
-            names: vec![(authority::NAME.to_owned(), self.authority.address)],
-            rdp_file: (way == Way::Avd).then(|| {
-                visit.rdp_file.clone().unwrap_or_else(|| self.rdp_file(visit.resource).into())
-            }),
-            terminal: String::new(),
-        };
+        let around = self.around(way, visit);
         let mut arguments = self.arguments(way, version, visit);
         let (user, password) = visit.account;
         arguments.extend([
@@ -121,14 +114,36 @@ impl<'a> Door<'a> {
         StockClient::start(version, &around, &arguments)
     }
 
+    /// Starts a client in AVD mode that is given no password: where it asks for
+    /// a sign-in to the session host, it gets the address that a browser would
+    /// end at.
+    pub fn enter_by_token(&self, version: FreeRdp, visit: &Visit<'_>, code: &str) -> StockClient {
+        let terminal = authority::sign_in_address(code);
+        let around = Surroundings { terminal, ..self.around(Way::Avd, visit) };
+        let mut arguments = self.arguments(Way::Avd, version, visit);
+        arguments.push("/size:1024x700".to_owned());
+        StockClient::start(version, &around, &arguments)
+    }
+
+    fn around(&self, way: Way, visit: &Visit<'_>) -> Surroundings {
+        Surroundings {
+            trusted: self.trusted.clone(),
+            names: vec![(authority::NAME.to_owned(), self.authority.address)],
+            rdp_file: (way == Way::Avd).then(|| {
+                visit.rdp_file.clone().unwrap_or_else(|| self.rdp_file(visit.resource).into())
+            }),
+            terminal: String::new(),
+        }
+    }
+
     fn arguments(&self, way: Way, version: FreeRdp, visit: &Visit<'_>) -> Vec<String> {
         let (gateway, Visit { resource, token, .. }) = (&self.gateway, visit);
         let target = format!("/v:{resource}");
         match (way, version) {
-            (Way::Avd, _) => vec![
+            (Way::Avd, version) => vec![
                 RDP_FILE.to_owned(),
                 format!("/gateway:type:arm,bearer:{token}"),
-                format!("/azure:ad:{}", authority::NAME),
+                azure_option(version, authority::NAME),
             ],
             (Way::WebSocket, _) => {
                 let url = format!("wss://{gateway}/wst/{resource}");

@@ -26,23 +26,24 @@ use crate::wire::x224::{
 pub(super) struct Server {
     /// The leaf, in DER.
     pub certificate: Vec<u8>,
-    /// Of TLS with and without network level authentication it chose the first.
-    pub wants_nla: bool,
+    /// Of what was offered.
+    pub chose: Protocols,
 }
 
 /// The leaf in a PEM file.
 pub(super) fn in_file(path: &Path) -> Result<Option<Server>, String> {
     let chain = read_chain(path).map_err(|error| error.to_string())?;
     let leaf = chain.first().ok_or("the file is empty")?;
-    Ok(Some(Server { certificate: leaf.to_vec(), wants_nla: false }))
+    Ok(Some(Server { certificate: leaf.to_vec(), chose: Protocols::SSL }))
 }
 
-/// Asks an RDP server: X.224 negotiation, then TLS; `None` if it speaks none.
-pub(super) async fn of_server<S>(mut stream: S) -> Result<Option<Server>, String>
+/// Asks an RDP server: X.224 negotiation with this offer, then TLS; `None` if
+/// it speaks none.
+pub(super) async fn of_server<S>(mut stream: S, offer: Protocols) -> Result<Option<Server>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(wants_nla) = negotiate_tls(&mut stream).await? else { return Ok(None) };
+    let Some(chose) = negotiate_tls(&mut stream, offer).await? else { return Ok(None) };
     let config = looking_config().map_err(|error| format!("cannot set up TLS: {error}"))?;
     // Whatever it is called: the name is not checked.
     let name = ServerName::try_from("rdp-server.invalid").map_err(|error| error.to_string())?;
@@ -50,17 +51,16 @@ where
     let tls = connecting.await.map_err(|error| format!("TLS: {error}"))?;
     let chain = tls.get_ref().1.peer_certificates();
     let leaf = chain.and_then(<[_]>::first).ok_or("the RDP server shows no certificate")?;
-    Ok(Some(Server { certificate: leaf.to_vec(), wants_nla }))
+    Ok(Some(Server { certificate: leaf.to_vec(), chose }))
 }
 
-/// Whether the server goes on with TLS (MS-RDPBCGR 2.2.1.1, 2.2.1.2), and then
-/// whether with network level authentication.
-async fn negotiate_tls<S>(stream: &mut S) -> Result<Option<bool>, String>
+/// With what the server goes on that begins with TLS, if anything
+/// (MS-RDPBCGR 2.2.1.1, 2.2.1.2).
+async fn negotiate_tls<S>(stream: &mut S, offered: Protocols) -> Result<Option<Protocols>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let offer =
-        Negotiation { flags: 0, protocols: Protocols::SSL | Protocols::HYBRID, correlation: None };
+    let offer = Negotiation { flags: 0, protocols: offered, correlation: None };
     let request = ConnectionRequest { routing_token: None, cookie: None, negotiation: Some(offer) };
     let silent = |error: std::io::Error| format!("no answer to the RDP negotiation: {error}");
     stream.write_all(&request.for_server()).await.map_err(silent)?;
@@ -75,8 +75,7 @@ where
     };
     match confirm {
         ConnectionConfirm::Selected { protocol, .. } => {
-            let offered = protocol.contain(Protocols::SSL) || protocol.contain(Protocols::HYBRID);
-            Ok(offered.then(|| protocol.contain(Protocols::HYBRID)))
+            Ok((protocol & offered != Protocols::RDP).then_some(protocol))
         }
         ConnectionConfirm::Plain | ConnectionConfirm::Refused(FailureCode::SSL_NOT_ALLOWED) => {
             Ok(None)

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::certificate::Server;
+use super::front::Rdsaad;
 use super::seats::Seats;
 use super::target::Target;
 use crate::channel::client::ChannelHandle;
@@ -23,7 +24,7 @@ use crate::config::agent::HealthSettings;
 use crate::core::clock::UnixMillis;
 use crate::core::health::{HostCheck, Steady};
 use crate::wire::channel::{AgentToBroker, CERTIFICATE_LENGTH_MAX};
-use crate::wire::x224::FailureCode;
+use crate::wire::x224::{FailureCode, Protocols};
 
 /// What the last round found. The hello tells it as well.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +35,8 @@ struct Found {
     checks: Vec<HostCheck>,
     /// The last that was seen; a look that fails changes nothing.
     certificate: Option<Vec<u8>>,
-    /// The server chose network level authentication.
-    wants_nla: bool,
+    /// What the server chose of what the agent offered.
+    chose: Protocols,
 }
 
 impl Findings {
@@ -53,16 +54,25 @@ impl Findings {
         (der.len() <= CERTIFICATE_LENGTH_MAX).then_some(AgentToBroker::RdpCertificate { der })
     }
 
-    /// What a client is told that offers a logon by token only: to come back
-    /// with what the server takes.
-    pub(super) fn refusal_of_rdsaad(&self) -> FailureCode {
-        if self.lock().wants_nla { FailureCode::HYBRID_REQUIRED } else { FailureCode::SSL_REQUIRED }
+    /// What becomes of logons by token.
+    pub(super) fn rdsaad(&self) -> Rdsaad {
+        let chose = self.lock().chose;
+        if chose.contain(Protocols::RDSAAD) {
+            Rdsaad::Pass
+        } else if chose.contain(Protocols::HYBRID) {
+            Rdsaad::Decline(FailureCode::HYBRID_REQUIRED)
+        } else {
+            Rdsaad::Decline(FailureCode::SSL_REQUIRED)
+        }
     }
 
     /// Whether it is another one than before.
     fn found_certificate(&self, server: Server) -> bool {
         let mut found = self.lock();
-        found.wants_nla = server.wants_nla;
+        if found.chose != server.chose && server.chose.contain(Protocols::RDSAAD) {
+            tracing::info!("The RDP server takes logons by token");
+        }
+        found.chose = server.chose;
         let is_new = found.certificate.as_ref() != Some(&server.certificate);
         found.certificate = Some(server.certificate);
         is_new
@@ -72,6 +82,8 @@ impl Findings {
 /// Looks after the host until it is dropped.
 pub(super) struct Watch {
     pub(super) settings: HealthSettings,
+    /// Whether the RDP server may be one that takes logons by token.
+    pub(super) rdsaad: bool,
     pub(super) target: Arc<dyn Target>,
     pub(super) seats: Arc<Seats>,
     pub(super) channel: ChannelHandle<AgentToBroker>,
@@ -153,13 +165,20 @@ impl Watch {
         outcome
     }
 
+    fn offer(&self) -> Protocols {
+        let all = Protocols::SSL | Protocols::HYBRID;
+        if self.rdsaad { all | Protocols::RDSAAD } else { all }
+    }
+
     /// One connection serves both: does the RDP server answer, and which
     /// certificate has it.
     async fn look_at_target(&self) -> Vec<Seen> {
         // An RDP server inside this process is as well as the process.
         let Some(target) = self.target.tcp() else {
             if let Some(certificate) = self.target.certificate() {
-                let _judged = self.note(Ok(Some(Server { certificate, wants_nla: false })));
+                let chose =
+                    if self.target.takes_rdsaad() { Protocols::RDSAAD } else { Protocols::SSL };
+                let _judged = self.note(Ok(Some(Server { certificate, chose })));
             }
             return Vec::new();
         };
@@ -173,7 +192,7 @@ impl Watch {
         if self.settings.certificate.is_none() {
             let outcome = match connected {
                 Ok(stream) => {
-                    let asked = timeout(within, certificate::of_server(stream)).await;
+                    let asked = timeout(within, certificate::of_server(stream, self.offer())).await;
                     let late = |_| Err(format!("no certificate within {} ms", within.as_millis()));
                     self.note(asked.unwrap_or_else(late))
                 }

@@ -17,6 +17,7 @@ use crate::dial::testing::{TestCa, short_limits};
 use crate::dial::{Dialer, Endpoint};
 use crate::wire::channel::BrokerToAgent;
 use crate::wire::enroll::MachineRole;
+use crate::wire::x224;
 
 /// An RDP server that confirms with these bytes; what comes then is up to
 /// `then`.
@@ -32,7 +33,8 @@ where
             let mut request = [0; 19];
             if stream.read_exact(&mut request).await.is_ok() {
                 // MS-RDPBCGR 2.2.1.1: a connection request that offers TLS.
-                assert_eq!((request[0], request[5], request[11], request[15]), (3, 0xe0, 1, 3));
+                assert_eq!((request[0], request[5], request[11]), (3, 0xe0, 1));
+                assert!([3, 0x13].contains(&request[15]));
                 stream.write_all(&confirm).await.unwrap();
                 then(stream).await;
             }
@@ -46,9 +48,9 @@ fn confirms(protocol: SecurityProtocol) -> Vec<u8> {
         .unwrap()
 }
 
-async fn tls_server(ca: &TestCa) -> SocketAddr {
+async fn tls_server(ca: &TestCa, chosen: SecurityProtocol) -> SocketAddr {
     let acceptor = TlsAcceptor::from(std::sync::Arc::new(ca.server()));
-    server(confirms(SecurityProtocol::SSL), move |stream| {
+    server(confirms(chosen), move |stream| {
         let acceptor = acceptor.clone();
         async move { drop(acceptor.accept(stream).await) }
     })
@@ -63,6 +65,7 @@ fn watch(address: SocketAddr, settings: HealthSettings) -> Watch {
     let (channel, _events) = client::spawn::<BrokerToAgent, _>(settings_of_channel, Vec::new);
     Watch {
         settings: HealthSettings { load_per_core_max: 0.0, ..settings },
+        rdsaad: false,
         target: Arc::new(target),
         seats: Seats::new(2),
         channel,
@@ -83,7 +86,7 @@ async fn look(watch: &Watch) -> Vec<(&'static str, bool, String)> {
 #[tokio::test]
 async fn an_rdp_server_with_a_certificate_is_well() {
     crate::tls::install_provider();
-    let address = tls_server(&TestCa::new()).await;
+    let address = tls_server(&TestCa::new(), SecurityProtocol::SSL).await;
     let seen = look(&watch(address, HealthSettings::default())).await;
     let [target, certificate, places] = seen.as_slice() else { panic!("{seen:?}") };
     assert_eq!((target.0, target.1), ("target", true));
@@ -91,6 +94,25 @@ async fn an_rdp_server_with_a_certificate_is_well() {
     assert_eq!((certificate.0, certificate.1), ("certificate", true), "{certificate:?}");
     assert!(certificate.2.contains(", until "), "{certificate:?}");
     assert_eq!(*places, ("places", true, "2 of 2 free".into()));
+}
+
+#[tokio::test]
+async fn logons_by_token_are_left_to_a_server_that_chooses_them_when_offered() {
+    crate::tls::install_provider();
+    let ca = TestCa::new();
+    let (ssl, hybrid) = (x224::FailureCode::SSL_REQUIRED, x224::FailureCode::HYBRID_REQUIRED);
+    for (chosen, rdsaad) in [
+        (SecurityProtocol::RDSAAD, Rdsaad::Pass),
+        (SecurityProtocol::SSL, Rdsaad::Decline(ssl)),
+        (SecurityProtocol::HYBRID, Rdsaad::Decline(hybrid)),
+    ] {
+        let address = tls_server(&ca, chosen).await;
+        let watch = Watch { rdsaad: true, ..watch(address, HealthSettings::default()) };
+        assert_eq!(watch.findings.rdsaad(), Rdsaad::Decline(ssl), "before the first look");
+        let seen = look(&watch).await;
+        assert!(seen[1].1, "{seen:?}");
+        assert_eq!(watch.findings.rdsaad(), rdsaad);
+    }
 }
 
 #[tokio::test]

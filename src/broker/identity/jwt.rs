@@ -88,6 +88,32 @@ pub fn verify_id_token(
     }
 }
 
+/// The same of an access token that may be bound to a key: with the user, that
+/// key's thumbprint (RFC 7800 3.4).
+///
+/// # Errors
+/// One of the `token_*` codes.
+pub fn verify_bound(
+    token: &str,
+    rules: &JwtRules,
+    keys: &[Jwk],
+    now_s: u64,
+) -> Result<(User, Option<String>), Code> {
+    let claims = signed_claims(token, &rules.algorithms, keys)?;
+    let key = claims.get("cnf").and_then(|cnf| cnf.get("kid")).and_then(Value::as_str);
+    let key = key.map(str::to_owned);
+    Ok((judge_claims(&claims, rules, now_s)?, key))
+}
+
+/// Whether a text is a nonce that the issuer gave out and that is still good: a
+/// token as well, which names nobody.
+///
+/// # Errors
+/// One of the `token_*` codes.
+pub fn verify_nonce(nonce: &str, rules: &JwtRules, keys: &[Jwk], now_s: u64) -> Result<(), Code> {
+    judge_validity(&signed_claims(nonce, &rules.algorithms, keys)?, rules, now_s)
+}
+
 fn signed_claims(token: &str, algorithms: &[Algorithm], keys: &[Jwk]) -> Result<Value, Code> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Code::TokenTooLong);
@@ -150,7 +176,8 @@ fn find_key<'a>(keys: &'a [Jwk], kid: Option<&str>, algorithm: Algorithm) -> Res
     Ok(key)
 }
 
-fn judge_claims(claims: &Value, rules: &JwtRules, now_s: u64) -> Result<User, Code> {
+/// Whose a token is, for whom, and when.
+fn judge_validity(claims: &Value, rules: &JwtRules, now_s: u64) -> Result<(), Code> {
     if claims.get("iss").and_then(Value::as_str) != Some(&rules.issuer) {
         return Err(Code::TokenWrongIssuer);
     }
@@ -165,6 +192,11 @@ fn judge_claims(claims: &Value, rules: &JwtRules, now_s: u64) -> Result<User, Co
     if now_s.saturating_add(rules.leeway_s) < not_before_s {
         return Err(Code::TokenNotYetValid);
     }
+    Ok(())
+}
+
+fn judge_claims(claims: &Value, rules: &JwtRules, now_s: u64) -> Result<User, Code> {
+    judge_validity(claims, rules, now_s)?;
     let text = |claim: &str| {
         claims.get(claim).and_then(Value::as_str).filter(|text| is_printable_name(text))
     };

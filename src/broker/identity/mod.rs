@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
+use jsonwebtoken::jwk::Jwk;
 
 use crate::config::broker::{Identity, StaticToken};
 use crate::config::current::Current;
@@ -145,8 +146,19 @@ impl Judge {
         if let Some((_, user)) = known {
             return Ok(user.clone());
         }
+        self.with_keys(|rules, keys, now_s| jwt::verify(bearer, rules, keys, now_s)).await
+    }
+
+    /// A verdict by the issuer's keys, and by the rules for access tokens.
+    ///
+    /// # Errors
+    /// The verdict's, or [`Code::IdentityUnavailable`].
+    pub async fn with_keys<T>(
+        &self,
+        verdict: impl Fn(&JwtRules, &[Jwk], u64) -> Result<T, Code>,
+    ) -> Result<T, Refusal> {
         let Some(oidc) = &self.oidc else { return Err(Code::TokenUnknownKey.into()) };
-        oidc.judge(|known, now_s| jwt::verify(bearer, &oidc.access, &known.keys, now_s)).await
+        oidc.judge(|known, now_s| verdict(&oidc.access, &known.keys, now_s)).await
     }
 
     /// Judges the ID token that a token request was answered with. `nonce` is
@@ -215,13 +227,13 @@ impl Judge {
 impl Oidc {
     /// A verdict, and a second one with fresh keys when the first is that the
     /// key is unknown.
-    async fn judge(
+    async fn judge<T>(
         &self,
-        verdict: impl Fn(&Published, u64) -> Result<User, Code>,
-    ) -> Result<User, Refusal> {
+        verdict: impl Fn(&Published, u64) -> Result<T, Code>,
+    ) -> Result<T, Refusal> {
         let now_s = UnixMillis::now().0 / 1_000;
         let mut judged = verdict(&*self.issuer.published().await?, now_s);
-        if judged == Err(Code::TokenUnknownKey)
+        if matches!(judged, Err(Code::TokenUnknownKey))
             && let Some(renewed) = self.issuer.renewed().await
         {
             judged = verdict(&renewed, now_s);
