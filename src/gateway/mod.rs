@@ -174,6 +174,7 @@ impl Gateway {
     pub async fn shutdown(self, grace: Duration) {
         let _ = self.phase_changes.send(Phase::Draining).await;
         let shared = &self.shared;
+        warn_clients(shared, grace);
         wait_at_most(grace, || shared.places_taken() == 0).await;
         if shared.refuse_all_waiting(&Code::GatewayDraining.into()) > 0 {
             let lobby = &shared.counters.connections_now;
@@ -211,6 +212,23 @@ impl Gateway {
         if joined.await.is_err() {
             tracing::error!("Joining the gateway's threads failed");
         }
+    }
+}
+
+/// Tells people whose clients can show it how long their session goes on.
+fn warn_clients(shared: &Shared, grace: Duration) {
+    if grace.is_zero() {
+        return;
+    }
+    let notice: Arc<str> = format!(
+        "This gateway goes out of service. Your session ends in {} s: save your work, and \
+         connect again to go on.",
+        grace.as_secs()
+    )
+    .into();
+    for worker in &shared.workers {
+        // Who is not told now sees it end.
+        let _ = worker.tell(Command::Notice(Arc::clone(&notice)));
     }
 }
 

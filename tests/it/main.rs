@@ -4,7 +4,6 @@
 // `cfg(test)` tells clippy that panicking is how these modules fail.
 #[cfg(test)]
 #[path = "../support/mod.rs"]
-#[cfg(test)]
 mod support;
 
 #[cfg(test)]

@@ -29,28 +29,38 @@ const ROOM: &str = "sessions_per_host_max = 20";
 
 #[test]
 fn every_client_leaves_when_an_administrator_ends_its_session() {
-    leave_after("disconnected", |ringway, _| {
+    leave_after("disconnected", |ringway, _, _| {
         ringway.ctl(&["disconnect", "--host", "host-1"]);
     });
 }
 
 #[test]
 fn every_client_leaves_when_its_host_closes_the_session() {
-    leave_after("host closed", |_, host| host.take().unwrap().stop());
+    leave_after("host closed", |_, host, _| host.take().unwrap().stop());
 }
 
 #[test]
 fn every_client_leaves_when_its_hosts_agent_dies() {
-    leave_after("agent died", |ringway, _| ringway.kill_agent());
+    leave_after("agent died", |ringway, _, _| ringway.kill_agent());
 }
 
 #[test]
 fn every_client_leaves_when_its_gateway_stops() {
-    leave_after("gateway stopped", |ringway, _| ringway.take_out_first_gateway());
+    leave_after("gateway stopped", |ringway, _, clients| {
+        ringway.take_out_first_gateway();
+        let warning = "This gateway goes out of service";
+        for (way, client) in clients.iter().filter(|(way, _)| way.shows_messages()) {
+            let warned = poll(END_LIMIT, || client.printed().contains(warning).then_some(()));
+            assert!(warned.is_some(), "{}, {way}\n{}", client.version, client.last_words());
+        }
+    });
 }
 
 /// Everything is up; then that happens.
-fn leave_after(what: &str, happens: impl FnOnce(&mut Deployment, &mut Option<DemoDesktop>)) {
+fn leave_after(
+    what: &str,
+    happens: impl FnOnce(&mut Deployment, &mut Option<DemoDesktop>, &[(Way, StockClient)]),
+) {
     if !FreeRdp::all_available() {
         return;
     }
@@ -58,7 +68,7 @@ fn leave_after(what: &str, happens: impl FnOnce(&mut Deployment, &mut Option<Dem
     let authority = Authority::start();
     let mut ringway = Deployment::start_as(&Plan {
         pool: ROOM,
-        gateway_limits: "shutdown_grace_ms = 100",
+        gateway_limits: "shutdown_grace_ms = 1000",
         ..Plan::new(1, host.address, &USERS)
     });
     let door = Door::new(&ringway, host.certificate_pem(), &authority);
@@ -71,7 +81,7 @@ fn leave_after(what: &str, happens: impl FnOnce(&mut Deployment, &mut Option<Dem
     }
     let mut host = Some(host);
     let begun = Instant::now();
-    happens(&mut ringway, &mut host);
+    happens(&mut ringway, &mut host, &clients);
     assert_all_leave(clients, what, begun);
 }
 

@@ -373,3 +373,25 @@ async fn a_cookie_is_never_logged() {
     assert!(log.contains("host_refused"), "{log}");
     assert!(!log.contains(TOKEN), "a cookie in the log");
 }
+
+#[tokio::test]
+async fn step_11_a_gateway_that_stops_warns_whose_client_can_show_it() {
+    let world = World::start().await;
+    let mut client = open(&world, &request()).await;
+    greet(&mut client, "Desk").await;
+    let (mut host, _) = world.next_host(0).await;
+    assert_eq!(next_packet(&mut client).await, granted()[3]);
+    assert_passes(&mut client, &mut host).await;
+
+    let mut gateway = world.gateway;
+    let stopping = tokio::spawn(async move { gateway.shutdown(PATIENCE).await });
+    let (kind, message) = next_packet(&mut client).await;
+    assert_eq!(kind, 0xB);
+    let units: Vec<_> =
+        message[2..].chunks(2).map(|unit| u16::from_le_bytes(unit.try_into().unwrap())).collect();
+    assert!(String::from_utf16(&units).unwrap().contains("save your work"));
+    // And goes on.
+    assert_passes(&mut client, &mut host).await;
+    say(&mut client, &packet(0x10, &[0; 4])).await;
+    within("it stops", stopping).await.unwrap();
+}

@@ -37,6 +37,11 @@ impl Way {
         FreeRdp::ALL.into_iter().filter(move |client| old || *client != FreeRdp::Bookworm)
     }
 
+    /// Whether its protocol has words for the person at the client.
+    pub fn shows_messages(self) -> bool {
+        !matches!(self, Self::Avd | Self::WebSocket)
+    }
+
     /// Whether that client sends something only when something came: reading
     /// from an RD Gateway, FreeRDP 3.32.2 waits inside `rdg_read_data_packet` and
     /// does nothing else meanwhile. It can work only where a screen is never

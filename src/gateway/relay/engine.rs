@@ -188,6 +188,22 @@ impl<K: Kernel> Relay<K> {
         }
     }
 
+    /// Shows a text where the client's protocol has such a thing.
+    pub fn notify_all(&mut self, text: &str) {
+        for (index, session) in &mut self.sessions {
+            let client = &mut session.client;
+            let words = client.framer.notice(text);
+            if words.is_empty() || client.output_end != OutputEnd::Open {
+                continue;
+            }
+            // A key that is used up ends the session with the next data.
+            let _ = client.append_words(&mut self.arena, self.now_us, &words);
+            if !std::mem::replace(&mut client.dirty, true) {
+                self.dirty.push((index, Side::Client));
+            }
+        }
+    }
+
     /// Gives out what was measured, goes on with an empty set.
     pub fn exchange_histograms(&mut self, empty: Box<RelayHistograms>) {
         let part = std::mem::replace(&mut self.histograms, empty);

@@ -31,11 +31,18 @@ pub enum Framer {
     #[default]
     Raw,
     WebSocket(Box<RdpDown>),
-    TsguWebSocket,
+    TsguWebSocket(Notices),
     /// The OUT channel of a client with two: packets without anything around.
-    TsguHttp,
+    TsguHttp(Notices),
     /// Nothing may go: the IN channel of a client with two.
     Silent,
+}
+
+/// Whether a client said that it shows service messages (MS-TSGU 2.2.5.3.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notices {
+    Shown,
+    NotShown,
 }
 
 /// What became of one piece of a leg's plaintext.
@@ -151,8 +158,8 @@ impl Framer {
         match self {
             Self::Raw | Self::Silent => 0,
             Self::WebSocket(_) => websocket::SERVER_HEADER_LEN_MAX,
-            Self::TsguWebSocket => HEADER_LEN_MAX,
-            Self::TsguHttp => tsgu::DATA_HEADER_LEN,
+            Self::TsguWebSocket(_) => HEADER_LEN_MAX,
+            Self::TsguHttp(_) => tsgu::DATA_HEADER_LEN,
         }
     }
 
@@ -172,11 +179,11 @@ impl Framer {
                 host.observe(place.get(room..room + len).unwrap_or_default());
                 frame(place, room, len)
             }
-            Self::TsguHttp => {
+            Self::TsguHttp(_) => {
                 packet(place, 0, len)?;
                 Ok(room + len)
             }
-            Self::TsguWebSocket => {
+            Self::TsguWebSocket(_) => {
                 let at = websocket::SERVER_HEADER_LEN_MAX;
                 packet(place, at, len)?;
                 frame(place, at, tsgu::DATA_HEADER_LEN + len)
@@ -203,8 +210,8 @@ impl Framer {
                 }
                 words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
-            Self::TsguHttp => words.extend(tsgu::response::close_channel(status(reason))),
-            Self::TsguWebSocket => {
+            Self::TsguHttp(_) => words.extend(tsgu::response::close_channel(status(reason))),
+            Self::TsguWebSocket(_) => {
                 append_frame(&mut words, &tsgu::response::close_channel(status(reason)));
                 words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
@@ -221,14 +228,14 @@ impl Framer {
             Leave::TsguChannel => {
                 let packet = tsgu::response::close_channel_response(0);
                 match self {
-                    Self::TsguWebSocket => append_frame(&mut words, &packet),
-                    Self::TsguHttp => words.extend(packet),
+                    Self::TsguWebSocket(_) => append_frame(&mut words, &packet),
+                    Self::TsguHttp(_) => words.extend(packet),
                     Self::Raw | Self::WebSocket(_) | Self::Silent => {}
                 }
                 None
             }
         };
-        if matches!(self, Self::WebSocket(_) | Self::TsguWebSocket) {
+        if matches!(self, Self::WebSocket(_) | Self::TsguWebSocket(_)) {
             let code = code.unwrap_or(websocket::CLOSE_NORMAL);
             words.extend(websocket::close_frame(code).as_slice());
         }
@@ -238,10 +245,25 @@ impl Framer {
     /// A pong, where this leg has such a thing.
     pub(super) fn pong(&self, payload: &ControlPayload) -> Vec<u8> {
         match self {
-            Self::WebSocket(_) | Self::TsguWebSocket => {
+            Self::WebSocket(_) | Self::TsguWebSocket(_) => {
                 websocket::control_frame(Opcode::Pong, payload.as_slice()).as_slice().to_vec()
             }
-            Self::Raw | Self::TsguHttp | Self::Silent => Vec::new(),
+            Self::Raw | Self::TsguHttp(_) | Self::Silent => Vec::new(),
+        }
+    }
+
+    /// A text for the person at the client, where the protocol has such a
+    /// thing (MS-TSGU 2.2.10.17).
+    pub(super) fn notice(&self, text: &str) -> Vec<u8> {
+        let packet = tsgu::response::service_message(text);
+        match self {
+            Self::TsguHttp(Notices::Shown) => packet,
+            Self::TsguWebSocket(Notices::Shown) => {
+                let mut words = Vec::new();
+                append_frame(&mut words, &packet);
+                words
+            }
+            _ => Vec::new(),
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum Command {
     Start(Box<Session>),
     /// End a session. Unknown ones are ignored: it may just have ended.
     End { session: SessionId, reason: CloseReason },
+    /// Show this to the people whose clients can show it.
+    Notice(Arc<str>),
     /// Give out what was measured so far, go on with this empty set.
     ExchangeHistograms(Box<RelayHistograms>),
     /// End all sessions for this reason, deliver what is queued, stop.

@@ -95,6 +95,7 @@ impl Worker {
             match command {
                 Command::Start(session) => self.relay.start(*session),
                 Command::End { session, reason } => self.relay.end_session(session, reason),
+                Command::Notice(text) => self.relay.notify_all(&text),
                 Command::ExchangeHistograms(empty) => self.relay.exchange_histograms(empty),
                 Command::Stop(reason) => self.relay.stop(reason),
             }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::out_channel::{ChannelKey, OutChannel, Saying};
 use super::{
-    Client, Farewell, Out, OutChannels, Packets, channel_opened, require_a_way_to_sign_in,
+    Client, Farewell, Greeted, Out, OutChannels, Packets, channel_opened, require_a_way_to_sign_in,
 };
 use crate::core::codes::{Code, Refusal};
 use crate::core::pairing::NoWait;
@@ -171,7 +171,7 @@ async fn take_out(connection: &Connection, head: &RequestHead) -> Result<OutChan
 }
 
 async fn greet(mut client: Client<chunked::Decoder>, head: &RequestHead) {
-    let (claims, arrived) = match client.greet(head.bearer_anywhere()).await {
+    let Greeted { claims, arrived, notices } = match client.greet(head.bearer_anywhere()).await {
         Ok(greeted) => greeted,
         Err(farewell) => return client.bid(farewell).await,
     };
@@ -200,7 +200,7 @@ async fn greet(mut client: Client<chunked::Decoder>, head: &RequestHead) {
             let inbound = Leg { deframer, framer: Framer::Silent, ..inbound };
             let leg = Leg {
                 deframer: Deframer::Silent,
-                framer: Framer::TsguHttp,
+                framer: Framer::TsguHttp(notices),
                 inbound: Some(Box::new(inbound)),
                 ..leg
             };

@@ -9,6 +9,7 @@
 
 use crate::core::codes::{Code, Refusal, Retry, Side};
 use crate::core::secret::Secret;
+use crate::gateway::relay::framing::Notices;
 use crate::wire::tsgu::response::{self, Tunnel, TunnelAuth, capability, redirection};
 use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_auth, status};
 
@@ -45,6 +46,7 @@ pub struct Greeting {
     /// What the client is told of [`idle_timeout_ms`](crate::config::gateway::GatewayLimits::idle_timeout_ms).
     idle_timeout_minutes: u32,
     keep_alives: u32,
+    notices: Notices,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,19 @@ impl Greeting {
     #[must_use]
     pub fn new(bearer: Option<Secret>, idle_timeout_ms: u64) -> Self {
         let minutes = u32::try_from(idle_timeout_ms.div_ceil(60_000)).unwrap_or(u32::MAX);
-        Self { phase: Phase::Handshake, bearer, idle_timeout_minutes: minutes, keep_alives: 0 }
+        Self {
+            phase: Phase::Handshake,
+            bearer,
+            idle_timeout_minutes: minutes,
+            keep_alives: 0,
+            notices: Notices::NotShown,
+        }
+    }
+
+    /// Known once there is a tunnel.
+    #[must_use]
+    pub const fn notices(&self) -> Notices {
+        self.notices
     }
 
     /// The client's next packet.
@@ -116,6 +130,9 @@ impl Greeting {
     }
 
     fn on_tunnel(&mut self, tunnel: TunnelCreate) -> Step {
+        if tunnel.capabilities & capability::SERVICE_MESSAGE != 0 {
+            self.notices = Notices::Shown;
+        }
         let refused = |status, code: Code| Step::End {
             last: response::tunnel(Err(status)),
             refusal: code.into(),
@@ -137,7 +154,10 @@ impl Greeting {
         match (std::mem::replace(&mut self.phase, Phase::Over), verdict) {
             (Phase::Judging(bearer), Ok(())) => {
                 self.phase = Phase::TunnelAuth(bearer);
-                let capabilities = capability::IDLE_TIMEOUT;
+                let capabilities = match self.notices {
+                    Notices::Shown => capability::IDLE_TIMEOUT | capability::SERVICE_MESSAGE,
+                    Notices::NotShown => capability::IDLE_TIMEOUT,
+                };
                 Step::Send(response::tunnel(Ok(Tunnel { id: TUNNEL_ID, capabilities })))
             }
             (_, verdict) => {

@@ -46,9 +46,11 @@ fn the_whole_greeting_by_cookie() {
     assert_eq!(echoed, [2, 0, 0, 0, 18, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0]);
     assert_eq!(greeting.on_packet(tunnel(Some("cookie"))), Step::CheckToken("cookie".into()));
     let granted = sent(greeting.token_checked(Ok(())));
-    // Fields 3: a tunnel that is not zero, and no capability but the idle timeout.
+    // Fields 3: a tunnel that is not zero, and capabilities: the idle timeout,
+    // service messages.
     assert_eq!(granted[..18], [5, 0, 0, 0, 26, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
-    assert_eq!(granted[18..], [1, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(granted[18..], [1, 0, 0, 0, 10, 0, 0, 0]);
+    assert_eq!(greeting.notices(), Notices::Shown);
     let allowed = sent(greeting.on_packet(tunnel_auth()));
     assert_eq!(allowed[8..16], [0, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(allowed[16..], [0, 0, 0, 0x80, 0, 0, 0, 0]);
@@ -186,4 +188,15 @@ fn nobody_is_asked_to_authenticate_again_so_nobody_may() {
     let again = TunnelCreate { capabilities: 0, reauth_context: Some(7), paa_cookie: None };
     let (last, _) = ended(greeting.on_packet(Request::TunnelCreate(again)));
     assert_eq!(status_in(&last, 10), status::INTERNAL_ERROR);
+}
+
+#[test]
+fn a_client_that_shows_no_service_messages_gets_none() {
+    let mut greeting = Greeting::new(Some("header".into()), 0);
+    sent(greeting.on_packet(handshake(ext_auth::BEARER)));
+    let silent = TunnelCreate { capabilities: 7, reauth_context: None, paa_cookie: None };
+    let check = greeting.on_packet(Request::TunnelCreate(silent));
+    assert_eq!(check, Step::CheckToken("header".into()));
+    assert_eq!(sent(greeting.token_checked(Ok(())))[22..], [2, 0, 0, 0]);
+    assert_eq!(greeting.notices(), Notices::NotShown);
 }

@@ -28,6 +28,7 @@ use super::waiting::{Arrived, Due, NoHost, wait_for_host};
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
 use crate::core::tickets::Claims;
+use crate::gateway::relay::framing::Notices;
 use crate::wire::framing_error::FramingError;
 use crate::wire::http_head::RequestHead;
 use crate::wire::resource_name::ResourceName;
@@ -71,6 +72,13 @@ enum Out {
     /// The same, in frames.
     WebSocket,
     Channel(OutChannel),
+}
+
+/// What a greeting led to.
+struct Greeted {
+    claims: Claims,
+    arrived: Arrived,
+    notices: Notices,
 }
 
 /// Why there will be no session.
@@ -121,7 +129,7 @@ impl From<FramingError> for Farewell {
 impl<C: Carrier> Client<C> {
     /// From the handshake to the host's arrival. What is left is to tell the
     /// client that its channel is open.
-    async fn greet(&mut self, bearer: Option<Secret>) -> Result<(Claims, Arrived), Farewell> {
+    async fn greet(&mut self, bearer: Option<Secret>) -> Result<Greeted, Farewell> {
         let shared = Arc::clone(&self.connection.shared);
         let mut greeting = Greeting::new(bearer, shared.config().limits.idle_timeout_ms);
         loop {
@@ -132,7 +140,10 @@ impl<C: Carrier> Client<C> {
             match step {
                 Step::Listen | Step::CheckToken(_) => {}
                 Step::Send(packet) => self.send(packet).await?,
-                Step::Place { bearer, target } => return self.place(bearer, target).await,
+                Step::Place { bearer, target } => {
+                    let (claims, arrived) = self.place(bearer, target).await?;
+                    return Ok(Greeted { claims, arrived, notices: greeting.notices() });
+                }
                 Step::End { last, refusal } => return Err(Farewell::told(last, refusal)),
             }
         }
