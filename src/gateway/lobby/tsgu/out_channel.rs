@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::header_or_parameter;
 use crate::core::codes::{Code, Refusal};
 use crate::core::pairing::{NoWait, PairingTable};
+use crate::core::secret::Secret;
 use crate::gateway::relay::Leg;
 use crate::gateway::shared::lock;
 use crate::wire::http_head::RequestHead;
@@ -28,7 +29,8 @@ const SAYINGS_MAX: usize = 4;
 pub struct ChannelKey {
     connection_id: String,
     address: IpAddr,
-    /// SHA-256 of the `Authorization` header, present or not.
+    /// SHA-256 of the `Authorization` header or of the query parameter in its
+    /// place, present or not.
     authorization: [u8; SHA256_OUTPUT_LEN],
 }
 
@@ -38,8 +40,8 @@ impl ChannelKey {
     pub(super) fn of(address: IpAddr, head: &RequestHead) -> Result<Self, Code> {
         let id = header_or_parameter(head, "rdg-connection-id", "ConId");
         let id = id.filter(|id| (1..=CONNECTION_ID_LEN_MAX).contains(&id.expose().len()));
-        let authorization = head.header("authorization").unwrap_or_default();
-        let hash = digest(&SHA256, authorization.as_bytes());
+        let authorization = header_or_parameter(head, "authorization", "ClmTk");
+        let hash = digest(&SHA256, authorization.as_ref().map_or("", Secret::expose).as_bytes());
         Ok(Self {
             connection_id: id.ok_or(Code::RequestMalformed)?.expose().to_ascii_lowercase(),
             address: address.to_canonical(),
@@ -180,5 +182,13 @@ mod tests {
         assert_eq!(lock(&channels).len(), 1);
         drop(next);
         assert!(lock(&channels).is_empty());
+    }
+
+    #[test]
+    fn a_key_holds_the_token_wherever_the_request_has_it() {
+        let none = key("/", "");
+        let (one, other) = (key("/?ClmTk=Bearer%20a", ""), key("/?ClmTk=Bearer%20b", ""));
+        assert!(none != one && one != other);
+        assert_eq!(one, key("/", "Authorization: Bearer a\r\n"));
     }
 }
