@@ -9,6 +9,7 @@
 
 use crate::core::codes::{Code, Refusal, Retry, Side};
 use crate::core::secret::Secret;
+use crate::wire::oidc::TOKEN_BYTES_MAX;
 use crate::wire::tsgu::response::{self, Tunnel, TunnelAuth, capability, redirection};
 use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_auth, status};
 
@@ -128,6 +129,10 @@ impl Greeting {
         let Some(bearer) = cookie.or_else(|| self.bearer.take()) else {
             return refused(status::MALFORMED_COOKIE, Code::TokenMissing);
         };
+        // A cookie may have twice the length that the broker looks at.
+        if bearer.expose().len() > TOKEN_BYTES_MAX {
+            return refused(status::COOKIE_DENIED, Code::TokenTooLong);
+        }
         self.phase = Phase::Judging(bearer.clone());
         Step::CheckToken(bearer)
     }

@@ -93,6 +93,22 @@ fn a_client_without_a_token_is_told_at_once() {
 }
 
 #[test]
+fn a_token_that_is_too_long_is_not_asked_about() {
+    for (length, is_asked_about) in [(TOKEN_BYTES_MAX, true), (TOKEN_BYTES_MAX + 1, false)] {
+        let mut greeting = Greeting::new(None, 0);
+        greeting.on_packet(handshake(ext_auth::PAA));
+        match greeting.on_packet(tunnel(Some(&"x".repeat(length)))) {
+            Step::CheckToken(_) => assert!(is_asked_about, "{length}"),
+            other => {
+                let (last, code) = ended(other);
+                let denied = (status::COOKIE_DENIED, Code::TokenTooLong);
+                assert_eq!(((status_in(&last, 10), code), is_asked_about), (denied, false));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_token_that_is_refused_is_a_bad_cookie_and_a_silent_broker_is_not() {
     for (code, status) in [
         (Code::TokenExpired, status::COOKIE_DENIED),
