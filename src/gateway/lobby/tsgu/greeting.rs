@@ -147,8 +147,9 @@ impl Greeting {
             }
             (_, verdict) => {
                 let refusal = verdict.err().unwrap_or_else(|| Code::Internal.into());
-                let facts = refusal.code.facts();
-                let denied = facts.side == Side::Identity && facts.retry == Retry::Never;
+                let denied = refusal.code.facts().side == Side::Identity
+                    // Which says nothing of the cookie.
+                    && refusal.code != Code::IdentityUnavailable;
                 let status = if denied { status::COOKIE_DENIED } else { status::INTERNAL_ERROR };
                 Step::End { last: response::tunnel(Err(status)), refusal }
             }

@@ -114,6 +114,7 @@ fn a_token_that_is_refused_is_a_bad_cookie_and_a_silent_broker_is_not() {
         (Code::TokenExpired, status::COOKIE_DENIED),
         (Code::TokenBadSignature, status::COOKIE_DENIED),
         (Code::TokenMalformed, status::COOKIE_DENIED),
+        (Code::TokenNotYetValid, status::COOKIE_DENIED),
         (Code::IdentityUnavailable, status::INTERNAL_ERROR),
         (Code::BrokerUnreachable, status::INTERNAL_ERROR),
     ] {
