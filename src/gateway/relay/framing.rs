@@ -31,9 +31,16 @@ pub enum Framer {
     #[default]
     Raw,
     WebSocket(Box<RdpDown>),
-    TsguWebSocket,
+    TsguWebSocket {
+        /// The client agreed on the idle timeout: it knows a status for it
+        /// (MS-TSGU 2.2.5.3.9).
+        knows_timeouts: bool,
+    },
     /// The OUT channel of a client with two: packets without anything around.
-    TsguHttp,
+    TsguHttp {
+        /// As above.
+        knows_timeouts: bool,
+    },
     /// Nothing may go: the IN channel of a client with two.
     Silent,
 }
@@ -151,8 +158,8 @@ impl Framer {
         match self {
             Self::Raw | Self::Silent => 0,
             Self::WebSocket(_) => websocket::SERVER_HEADER_LEN_MAX,
-            Self::TsguWebSocket => HEADER_LEN_MAX,
-            Self::TsguHttp => tsgu::DATA_HEADER_LEN,
+            Self::TsguWebSocket { .. } => HEADER_LEN_MAX,
+            Self::TsguHttp { .. } => tsgu::DATA_HEADER_LEN,
         }
     }
 
@@ -172,11 +179,11 @@ impl Framer {
                 host.observe(place.get(room..room + len).unwrap_or_default());
                 frame(place, room, len)
             }
-            Self::TsguHttp => {
+            Self::TsguHttp { .. } => {
                 packet(place, 0, len)?;
                 Ok(room + len)
             }
-            Self::TsguWebSocket => {
+            Self::TsguWebSocket { .. } => {
                 let at = websocket::SERVER_HEADER_LEN_MAX;
                 packet(place, at, len)?;
                 frame(place, at, tsgu::DATA_HEADER_LEN + len)
@@ -203,9 +210,12 @@ impl Framer {
                 }
                 words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
-            Self::TsguHttp => words.extend(tsgu::response::close_channel(status(reason))),
-            Self::TsguWebSocket => {
-                append_frame(&mut words, &tsgu::response::close_channel(status(reason)));
+            Self::TsguHttp { knows_timeouts } => {
+                words.extend(tsgu::response::close_channel(status(reason, *knows_timeouts)));
+            }
+            Self::TsguWebSocket { knows_timeouts } => {
+                let status = status(reason, *knows_timeouts);
+                append_frame(&mut words, &tsgu::response::close_channel(status));
                 words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
         }
@@ -221,14 +231,14 @@ impl Framer {
             Leave::TsguChannel => {
                 let packet = tsgu::response::close_channel_response(0);
                 match self {
-                    Self::TsguWebSocket => append_frame(&mut words, &packet),
-                    Self::TsguHttp => words.extend(packet),
+                    Self::TsguWebSocket { .. } => append_frame(&mut words, &packet),
+                    Self::TsguHttp { .. } => words.extend(packet),
                     Self::Raw | Self::WebSocket(_) | Self::Silent => {}
                 }
                 None
             }
         };
-        if matches!(self, Self::WebSocket(_) | Self::TsguWebSocket) {
+        if matches!(self, Self::WebSocket(_) | Self::TsguWebSocket { .. }) {
             let code = code.unwrap_or(websocket::CLOSE_NORMAL);
             words.extend(websocket::close_frame(code).as_slice());
         }
@@ -238,10 +248,10 @@ impl Framer {
     /// A pong, where this leg has such a thing.
     pub(super) fn pong(&self, payload: &ControlPayload) -> Vec<u8> {
         match self {
-            Self::WebSocket(_) | Self::TsguWebSocket => {
+            Self::WebSocket(_) | Self::TsguWebSocket { .. } => {
                 websocket::control_frame(Opcode::Pong, payload.as_slice()).as_slice().to_vec()
             }
-            Self::Raw | Self::TsguHttp | Self::Silent => Vec::new(),
+            Self::Raw | Self::TsguHttp { .. } | Self::Silent => Vec::new(),
         }
     }
 }
@@ -284,10 +294,10 @@ const fn close_code(reason: CloseReason) -> u16 {
 }
 
 /// MS-TSGU 2.2.6: the bare codes, which belong into HTTP_CLOSE_CHANNEL.
-const fn status(reason: CloseReason) -> u32 {
+const fn status(reason: CloseReason, knows_timeouts: bool) -> u32 {
     match reason {
         CloseReason::ClientClosed | CloseReason::HostClosed => 0,
-        CloseReason::IdleTimeout | CloseReason::LifetimeReached => {
+        CloseReason::IdleTimeout | CloseReason::LifetimeReached if knows_timeouts => {
             tsgu::status::CLOSE_SESSION_TIMEOUT
         }
         CloseReason::HostTruncated | CloseReason::HostReset | CloseReason::HostTlsError => {
@@ -295,5 +305,22 @@ const fn status(reason: CloseReason) -> u32 {
         }
         CloseReason::Disconnected | CloseReason::GatewayShutdown => tsgu::status::CLOSE_GRACEFUL,
         _ => tsgu::status::CLOSE_ABORTED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_no_timeouts_is_told_that_the_session_was_aborted() {
+        let told = |framer: Framer, reason| framer.farewell(reason)[8..12].to_vec();
+        for (knows_timeouts, bytes) in [(true, [0xF6, 0x59, 0, 0]), (false, [0xD4, 0x04, 0, 0])] {
+            for reason in [CloseReason::IdleTimeout, CloseReason::LifetimeReached] {
+                assert_eq!(told(Framer::TsguHttp { knows_timeouts }, reason), bytes);
+            }
+            let graceful = told(Framer::TsguHttp { knows_timeouts }, CloseReason::Disconnected);
+            assert_eq!(graceful, [0xCA, 0x04, 0, 0]);
+        }
     }
 }

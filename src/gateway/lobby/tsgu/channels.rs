@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::out_channel::{ChannelKey, OutChannel, Saying, Wait};
-use super::{Client, Farewell, Out, Packets, channel_opened, require_a_way_to_sign_in};
+use super::{Client, Farewell, Greeted, Out, Packets, channel_opened, require_a_way_to_sign_in};
 use crate::core::codes::{Code, Refusal};
 use crate::core::pairing::NoWait;
 use crate::gateway::lobby::connection::Connection;
@@ -153,10 +153,11 @@ async fn take_out(connection: &Connection, head: &RequestHead) -> Result<OutChan
 }
 
 async fn greet(mut client: Client<chunked::Decoder>, head: &RequestHead) {
-    let (claims, arrived) = match client.greet(head.bearer_anywhere()).await {
-        Ok(greeted) => greeted,
-        Err(farewell) => return client.bid(farewell).await,
-    };
+    let Greeted { claims, arrived, knows_timeouts } =
+        match client.greet(head.bearer_anywhere()).await {
+            Ok(greeted) => greeted,
+            Err(farewell) => return client.bid(farewell).await,
+        };
     let (shared, session) = (Arc::clone(&client.connection.shared), claims.session);
     let opened = match (&client.out, client.connection.reserve_socket()) {
         (Out::Channel(out), Ok(socket)) => {
@@ -182,7 +183,7 @@ async fn greet(mut client: Client<chunked::Decoder>, head: &RequestHead) {
             let inbound = Leg { deframer, framer: Framer::Silent, ..inbound };
             let leg = Leg {
                 deframer: Deframer::Silent,
-                framer: Framer::TsguHttp,
+                framer: Framer::TsguHttp { knows_timeouts },
                 inbound: Some(Box::new(inbound)),
                 ..leg
             };

@@ -18,6 +18,9 @@ use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_aut
 const TUNNEL_ID: u32 = 1;
 const CHANNEL_ID: u32 = 1;
 
+/// What we have of [`capability`].
+const CAPABILITIES: u32 = capability::IDLE_TIMEOUT;
+
 /// More signs of life than the greeting has steps are no signs of good will.
 const KEEP_ALIVES_MAX: u32 = 16;
 
@@ -45,6 +48,8 @@ pub struct Greeting {
     bearer: Option<Secret>,
     /// What the client is told of [`idle_timeout_ms`](crate::config::gateway::GatewayLimits::idle_timeout_ms).
     idle_timeout_minutes: u32,
+    /// Of the client, as it asked for its tunnel.
+    capabilities: u32,
     keep_alives: u32,
 }
 
@@ -64,7 +69,19 @@ impl Greeting {
     #[must_use]
     pub fn new(bearer: Option<Secret>, idle_timeout_ms: u64) -> Self {
         let minutes = u32::try_from(idle_timeout_ms.div_ceil(60_000)).unwrap_or(u32::MAX);
-        Self { phase: Phase::Handshake, bearer, idle_timeout_minutes: minutes, keep_alives: 0 }
+        Self {
+            phase: Phase::Handshake,
+            bearer,
+            idle_timeout_minutes: minutes,
+            capabilities: 0,
+            keep_alives: 0,
+        }
+    }
+
+    /// Whether both ends have the idle timeout (MS-TSGU 2.2.5.3.9).
+    #[must_use]
+    pub const fn knows_timeouts(&self) -> bool {
+        self.capabilities & CAPABILITIES & capability::IDLE_TIMEOUT != 0
     }
 
     /// The client's next packet.
@@ -133,6 +150,7 @@ impl Greeting {
         if bearer.expose().len() > TOKEN_BYTES_MAX {
             return refused(status::COOKIE_DENIED, Code::TokenTooLong);
         }
+        self.capabilities = tunnel.capabilities;
         self.phase = Phase::Judging(bearer.clone());
         Step::CheckToken(bearer)
     }
@@ -142,8 +160,8 @@ impl Greeting {
         match (std::mem::replace(&mut self.phase, Phase::Over), verdict) {
             (Phase::Judging(bearer), Ok(())) => {
                 self.phase = Phase::TunnelAuth(bearer);
-                let capabilities = capability::IDLE_TIMEOUT;
-                Step::Send(response::tunnel(Ok(Tunnel { id: TUNNEL_ID, capabilities })))
+                let tunnel = Tunnel { id: TUNNEL_ID, capabilities: CAPABILITIES };
+                Step::Send(response::tunnel(Ok(tunnel)))
             }
             (_, verdict) => {
                 let refusal = verdict.err().unwrap_or_else(|| Code::Internal.into());

@@ -93,6 +93,18 @@ fn a_client_without_a_token_is_told_at_once() {
 }
 
 #[test]
+fn a_client_knows_of_timeouts_when_it_says_so() {
+    for (capabilities, knows) in [(0xd, false), (0x2, true), (0x3f, true)] {
+        let mut greeting = Greeting::new(None, 0);
+        greeting.on_packet(handshake(ext_auth::PAA));
+        let paa_cookie = Some("cookie".into());
+        let tunnel = TunnelCreate { capabilities, reauth_context: None, paa_cookie };
+        greeting.on_packet(Request::TunnelCreate(tunnel));
+        assert_eq!(greeting.knows_timeouts(), knows, "{capabilities:#x}");
+    }
+}
+
+#[test]
 fn a_token_that_is_too_long_is_not_asked_about() {
     for (length, is_asked_about) in [(TOKEN_BYTES_MAX, true), (TOKEN_BYTES_MAX + 1, false)] {
         let mut greeting = Greeting::new(None, 0);

@@ -66,6 +66,14 @@ struct Client<C> {
     out: Out,
 }
 
+/// One that may be told that its channel is open.
+struct Greeted {
+    claims: Claims,
+    arrived: Arrived,
+    /// It has a status for a session that took too long.
+    knows_timeouts: bool,
+}
+
 /// What it hears on.
 enum Out {
     /// The same, in frames.
@@ -131,7 +139,7 @@ impl From<FramingError> for Farewell {
 impl<C: Carrier> Client<C> {
     /// From the handshake to the host's arrival. What is left is to tell the
     /// client that its channel is open.
-    async fn greet(&mut self, bearer: Option<Secret>) -> Result<(Claims, Arrived), Farewell> {
+    async fn greet(&mut self, bearer: Option<Secret>) -> Result<Greeted, Farewell> {
         let shared = Arc::clone(&self.connection.shared);
         let limits = shared.config().limits;
         let mut greeting = Greeting::new(bearer, limits.idle_timeout_ms);
@@ -150,7 +158,11 @@ impl<C: Carrier> Client<C> {
                     // make it longer.
                     deadline = Instant::now() + patience;
                 }
-                Step::Place { bearer, target } => return self.place(bearer, target).await,
+                Step::Place { bearer, target } => {
+                    let (claims, arrived) = self.place(bearer, target).await?;
+                    let knows_timeouts = greeting.knows_timeouts();
+                    return Ok(Greeted { claims, arrived, knows_timeouts });
+                }
                 Step::End { last, refusal } => return Err(Farewell::told(last, refusal)),
             }
         }

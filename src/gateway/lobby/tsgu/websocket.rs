@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Client, Farewell, Out, Packets, channel_opened, require_a_way_to_sign_in};
+use super::{Client, Farewell, Greeted, Out, Packets, channel_opened, require_a_way_to_sign_in};
 use crate::core::codes::{Code, Refusal};
 use crate::gateway::lobby::connection::Connection;
 use crate::gateway::lobby::waiting::{begin, client_left, give_up};
@@ -25,10 +25,11 @@ pub async fn over_websocket(mut connection: Connection, head: &RequestHead) {
     }
     let packets = Packets::new(websocket::Decoder::new());
     let mut client = Client { connection, packets, out: Out::WebSocket };
-    let (claims, arrived) = match client.greet(head.bearer_anywhere()).await {
-        Ok(greeted) => greeted,
-        Err(farewell) => return client.bid(farewell).await,
-    };
+    let Greeted { claims, arrived, knows_timeouts } =
+        match client.greet(head.bearer_anywhere()).await {
+            Ok(greeted) => greeted,
+            Err(farewell) => return client.bid(farewell).await,
+        };
     let (shared, session) = (Arc::clone(&client.connection.shared), claims.session);
     let socket = match client.connection.reserve_socket() {
         Ok(socket) => socket,
@@ -44,7 +45,7 @@ pub async fn over_websocket(mut connection: Connection, head: &RequestHead) {
         Ok(leg) => {
             let decoders = (packets.into_carrier(), tsgu::Decoder::new());
             let deframer = Deframer::TsguWebSocket(Box::new(decoders));
-            let leg = Leg { deframer, framer: Framer::TsguWebSocket, ..leg };
+            let leg = Leg { deframer, framer: Framer::TsguWebSocket { knows_timeouts }, ..leg };
             begin(&shared, claims, leg, arrived, &meter);
         }
         Err(_) => client_left(&shared, session),

@@ -32,8 +32,8 @@ impl Dress {
         match self {
             Self::Raw => Framer::Raw,
             Self::WebSocket => Framer::websocket(),
-            Self::TsguWebSocket => Framer::TsguWebSocket,
-            Self::TsguChannels => Framer::TsguHttp,
+            Self::TsguWebSocket => Framer::TsguWebSocket { knows_timeouts: true },
+            Self::TsguChannels => Framer::TsguHttp { knows_timeouts: true },
         }
     }
 
