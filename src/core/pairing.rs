@@ -71,6 +71,13 @@ impl<K: Hash + Eq, W> PairingTable<K, W> {
         Some(waker)
     }
 
+    /// The same, if it is this one who waits: after a wait somebody else may have
+    /// begun another for the same.
+    pub fn take_if(&mut self, key: &K, is_this_one: impl FnOnce(&W) -> bool) -> Option<W> {
+        let (_, waker) = self.waiting.get(key)?;
+        if is_this_one(waker) { self.take(key) } else { None }
+    }
+
     /// Ends every wait: the gateway stops.
     pub fn take_all(&mut self) -> Vec<W> {
         self.here.clear();

@@ -15,6 +15,9 @@ use crate::core::secret::Secret;
 
 /// Both a provider's metadata and its keys are a few KiB in practice.
 pub const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
+/// A longer access token is not looked at. Half of what gateways take as the head
+/// of a request.
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// The part of a provider's metadata (Discovery 3) that is used here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

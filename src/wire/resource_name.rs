@@ -6,6 +6,9 @@ use crate::core::ids::ResourceId;
 /// Where stock clients join their session (steps 7 and 8): this, and the name.
 pub const WST_PATH: &str = "/wst";
 
+/// The target of a channel is no longer than a name in the DNS.
+const TARGET_LEN_MAX: usize = 253;
+
 /// A resource as somebody asks for it. It need not be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceName {
@@ -38,10 +41,12 @@ impl ResourceName {
         Some(Self { workspace, resource: resource.parse().ok()? })
     }
 
-    /// What the name of a channel's target may mean, likeliest first. Where
+    /// What the name of a channel's target may mean, likeliest first; nothing if
+    /// it is longer than [`TARGET_LEN_MAX`]. Where
     /// clients insist on host names it is `<resource>.<workspace>`, and both may
     /// have dots of their own. Host names have no case.
     pub fn of_target(target: &str) -> impl Iterator<Item = Self> {
+        let target = if target.len() > TARGET_LEN_MAX { "" } else { target };
         let target = target.trim().trim_end_matches('.').to_ascii_lowercase();
         let whole = target.parse().ok().map(|resource| Self { workspace: None, resource });
         let dots: Vec<usize> = target.match_indices('.').map(|(at, _)| at).collect();
@@ -114,6 +119,11 @@ mod tests {
         assert_eq!(of(".acme"), [name("", ".acme")]);
         for bad in ["", "10.0.0.5:3389", "a b", "desk/acme", "\u{212a}"] {
             assert_eq!(of(bad), [], "{bad}");
+        }
+        // What is cut off counts, too: it travels along.
+        for padding in [" ", "\u{3000}", "."] {
+            let padded = format!("desk{}", padding.repeat(TARGET_LEN_MAX));
+            assert_eq!(ResourceName::of_target(&padded).count(), 0, "{padding:?}");
         }
     }
 

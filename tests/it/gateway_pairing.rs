@@ -164,9 +164,12 @@ async fn too_many_waiting_clients_are_refused_and_the_waiting_ones_are_not() {
         clients.push(world.waiting_client(session).await);
     }
     let asked = world.broker.questions();
-    let refusal = world.leg(Role::Client, random_id()).await.unwrap_err();
+    let one_too_many = random_id();
+    let refusal = world.leg(Role::Client, one_too_many).await.unwrap_err();
     assert_eq!(refusal.code, Code::TooManyWaiting);
     assert_eq!(world.broker.questions(), asked);
+    // Its ticket is used up: nobody will come for its place.
+    assert_eq!(world.close_reason(one_too_many).await, Code::TooManyWaiting.to_string());
 
     for (session, client) in sessions.into_iter().zip(clients) {
         let mut host = world.leg(Role::Host, session).await.unwrap();

@@ -229,6 +229,16 @@ async fn step_7_who_cannot_be_placed_is_told_why() {
     let mut babbler = dial(world.gateway.address, &world.tls).await;
     let nonsense = question(&request, Some(BEARER)).replace("\"application\"", "application\"\"");
     assert_eq!(babbler.ask(&nonsense).await.code(), Code::RequestMalformed);
+    // What it says is quoted in the log, but not all of it.
+    let wrong_kind = format!("{{\"ringwayRttSamples\":\"{}\"}}", "x".repeat(20_000));
+    let head = format!(
+        "POST /api/arm/v2/connections HTTP/1.1\r\nAuthorization: Bearer {BEARER}\r\n\
+         User-Agent: ringway/test\r\nContent-Length: {}\r\n\r\n",
+        wrong_kind.len()
+    );
+    let refusal = world.ask(&(head + &wrong_kind)).await.refusal();
+    assert_eq!(refusal.code, Code::RequestMalformed);
+    assert!(refusal.detail.unwrap().len() < 1_000);
 
     let full = GatewayEntry { capacity: 0, ..world.gateway.entry() };
     let draining =

@@ -2,9 +2,10 @@
 //! in the packet of its phase, and what is no greeting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringway::core::codes::Code;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::ca::TestCa;
 use crate::support::fake_broker::{Answer, FakeBroker};
@@ -282,6 +283,27 @@ async fn signs_of_life_are_heard_at_every_step() {
     let (mut host, _) = world.next_host(0).await;
     assert_eq!(next_packet(&mut client).await, granted()[3]);
     assert_passes(&mut client, &mut host).await;
+}
+
+/// From an answer to the next request there is so much time, whatever else comes.
+#[tokio::test]
+async fn signs_of_life_do_not_hold_a_place_in_the_lobby() {
+    let world = World::start_with(|config| config.limits.request_timeout_ms = 500).await;
+    for (sign, every_ms) in [(frame(BINARY, &packet(0xD, &[])), 50), (frame(PING, b"?"), 1)] {
+        let before = world.gateway.refusals(Code::RequestTimeout);
+        let client = open(&world, &request()).await;
+        let (mut heard, mut said) = tokio::io::split(client.0);
+        let goes_on = tokio::spawn(async move {
+            while said.write_all(&sign).await.is_ok() && said.flush().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(every_ms)).await;
+            }
+        });
+        let mut all = Vec::new();
+        // However it ends: what was still under way may reset it.
+        let _ = within("the end", heard.read_to_end(&mut all)).await;
+        goes_on.abort();
+        until("it was told why", || world.gateway.refusals(Code::RequestTimeout) > before).await;
+    }
 }
 
 #[tokio::test]

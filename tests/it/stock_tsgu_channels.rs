@@ -300,6 +300,23 @@ async fn either_half_that_leaves_takes_the_other_along() {
     until("the lobby is empty", || world.gateway.in_lobby() == 0).await;
 }
 
+#[tokio::test]
+async fn an_in_channel_ends_with_its_out_channel_at_every_step_of_the_greeting() {
+    let world = World::start_with(|config| config.limits.request_timeout_ms = 600_000).await;
+    for steps in 0..=3 {
+        let mut out = open_out(&world, &out_request()).await;
+        let mut inward = open_in(&world).await;
+        until("the two have met", || out_waiting(&world) == 0).await;
+        for (packet, answer) in greeting("desk").iter().zip(granted()).take(steps) {
+            inward.send(&chunk(packet)).await;
+            assert_eq!(next_packet(&mut out).await, answer);
+        }
+        out.reset();
+        within("the other half ends", inward.read_to_end()).await;
+    }
+    until("the lobby is empty", || world.gateway.in_lobby() == 0).await;
+}
+
 /// TLS to the gateway from one of the machine's other loopback addresses.
 async fn dial_from(address: IpAddr, world: &World) -> Leg {
     let socket = TcpSocket::new_v4().unwrap();

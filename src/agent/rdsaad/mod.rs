@@ -29,10 +29,9 @@ use crate::tls::settings::TlsSettings;
 use crate::wire::rdsaad::{Assertion, LogonResult, TEXT_BYTES_MAX, nonce_text, result_text};
 use crate::wire::x224::{ConnectionConfirm, ConnectionRequest, Protocols, REQUEST_BYTES_MAX};
 
-/// For a client's first PDU, and again for TLS.
-const GREETING_TIMEOUT_MS: u64 = 15_000;
-/// For its assertion: meanwhile somebody signs in, by hand perhaps.
-const SIGN_IN_TIMEOUT_MS: u64 = 180_000;
+/// How long one client is waited for.
+const PATIENCE: Patience =
+    Patience { greeting: Duration::from_secs(15), sign_in: Duration::from_secs(180) };
 /// One question to the identity provider.
 const PROVIDER_TIMEOUT_MS: u64 = 5_000;
 /// `EXTENDED_CLIENT_DATA_SUPPORTED` (MS-RDPBCGR 2.2.1.2.1).
@@ -55,6 +54,15 @@ pub enum NoEntry {
 pub struct TokenLogon {
     judge: Judge,
     rules: LogonRules,
+    patience: Patience,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// For its first PDU, again for TLS, and to take its answer.
+    greeting: Duration,
+    /// For its assertion: meanwhile somebody signs in, by hand perhaps.
+    sign_in: Duration,
 }
 
 /// What one client must answer, and can answer once.
@@ -89,11 +97,11 @@ impl TokenLogon {
         rules: LogonRules,
     ) -> Result<Self, IdentityError> {
         let judge = Judge::new(identity, tls, Duration::from_millis(PROVIDER_TIMEOUT_MS))?;
-        Ok(Self { judge, rules })
+        Ok(Self { judge, rules, patience: PATIENCE })
     }
 
     async fn judge(&self, assertion: &Assertion, nonce: Nonce) -> Result<User, Refusal> {
-        let Self { judge: provider, rules } = self;
+        let Self { judge: provider, rules, .. } = self;
         provider
             .with_keys(|access, keys, now_s| judge(assertion, &nonce.0, rules, access, keys, now_s))
             .await
@@ -113,7 +121,7 @@ impl TokenLogon {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let greeting = Duration::from_millis(GREETING_TIMEOUT_MS);
+        let Patience { greeting, .. } = self.patience;
         let first = timeout(greeting, first_request(&mut stream)).await;
         let received = first.map_err(|_| NoEntry::TooSlow("its first PDU"))??;
         let Some(request) = asks_for_rdsaad(&received) else {
@@ -121,9 +129,12 @@ impl TokenLogon {
         };
         let flags = CONFIRM_FLAGS;
         let confirm = ConnectionConfirm::Selected { flags, protocol: Protocols::RDSAAD };
-        stream.write_all(&confirm.to_bytes()).await?;
-        stream.flush().await?;
-        let accepted = timeout(greeting, tls.accept(stream)).await;
+        let accepting = async {
+            stream.write_all(&confirm.to_bytes()).await?;
+            stream.flush().await?;
+            tls.accept(stream).await
+        };
+        let accepted = timeout(greeting, accepting).await;
         let mut stream = accepted.map_err(|_| NoEntry::TooSlow("TLS"))??;
 
         let judged = self.exchange(&mut stream).await?.and_then(|user| {
@@ -131,18 +142,16 @@ impl TokenLogon {
         });
         let refusal = judged.as_ref().err().map(|refusal| refusal.code);
         let result = refusal.map_or(LogonResult::OK, LogonResult::of);
-        stream.write_all(&result_text(result)).await?;
-        stream.flush().await?;
-        match judged {
-            Ok(user) => {
-                let stream = Box::new(Negotiated::negotiating(stream, request));
-                Ok(Entrance::Token { user, stream })
-            }
-            Err(refusal) => {
-                stream.shutdown().await?;
-                Err(NoEntry::Refused(refusal))
-            }
-        }
+        let telling = async {
+            stream.write_all(&result_text(result)).await?;
+            stream.flush().await?;
+            if judged.is_err() { stream.shutdown().await } else { Ok(()) }
+        };
+        let told = timeout(greeting, telling).await;
+        told.map_err(|_| NoEntry::TooSlow("its answer"))??;
+        let user = judged.map_err(NoEntry::Refused)?;
+        let stream = Box::new(Negotiated::negotiating(stream, request));
+        Ok(Entrance::Token { user, stream })
     }
 
     async fn exchange<S>(&self, stream: &mut S) -> Result<Result<User, Refusal>, NoEntry>
@@ -150,9 +159,12 @@ impl TokenLogon {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let nonce = Nonce::draw().map_err(NoEntry::Refused)?;
-        stream.write_all(&nonce_text(&nonce.0)).await?;
-        stream.flush().await?;
-        let heard = timeout(Duration::from_millis(SIGN_IN_TIMEOUT_MS), assertion(stream)).await;
+        let asking = async {
+            stream.write_all(&nonce_text(&nonce.0)).await?;
+            stream.flush().await?;
+            assertion(stream).await
+        };
+        let heard = timeout(self.patience.sign_in, asking).await;
         Ok(match heard.map_err(|_| NoEntry::TooSlow("its sign-in"))?? {
             Some(assertion) => self.judge(&assertion, nonce).await,
             None => Err(Code::LogonMalformed.into()),

@@ -103,6 +103,25 @@ async fn while_the_provider_is_away_the_client_hears_that() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_not_waited_for() {
+    crate::tls::install_provider();
+    let ca = TestCa::new();
+    // Less than an answer fits in.
+    let (client, server) = duplex(32);
+    let mut logon = logon();
+    logon.patience.greeting = Duration::from_millis(500);
+    let tls = TlsAcceptor::from(Arc::new(ca.server()));
+    let visit = async {
+        let (mut client, _) = asked(&ca, client).await;
+        client.write_all(b"x").await.unwrap();
+        client.flush().await.unwrap();
+        client
+    };
+    let (entrance, _still_there) = tokio::join!(logon.greet(server, &tls, |_| true), visit);
+    assert!(matches!(entrance, Err(NoEntry::TooSlow("its answer"))), "{entrance:?}");
+}
+
+#[tokio::test]
 async fn who_offers_no_token_is_left_to_the_rdp_server() {
     let ca = TestCa::new();
     for sent in [request(3), b"SSH-2.0\r\n".to_vec(), [request(0x10), b"more".to_vec()].concat()] {

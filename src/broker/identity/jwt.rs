@@ -11,11 +11,8 @@ use serde_json::Value;
 
 use super::User;
 use crate::core::codes::Code;
-use crate::wire::oidc::{is_nonce, texts};
+use crate::wire::oidc::{TOKEN_BYTES_MAX, is_nonce, texts};
 
-/// A longer token is not looked at. Half of what gateways take as the head of a
-/// request.
-pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// A token with more groups, or with a longer one, is refused: whoever is in a
 /// group that was left out would be told that nothing is assigned to them.
 pub const GROUPS_MAX: usize = 1_024;

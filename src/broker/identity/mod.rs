@@ -21,9 +21,9 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::tls::identity::{PemError, read_roots};
 use crate::tls::settings::TlsSettings;
-use crate::wire::oidc::TokenResponse;
+use crate::wire::oidc::{TOKEN_BYTES_MAX, TokenResponse};
 use issuer::{Issuer, IssuerError, IssuerLimits, Published};
-use jwt::{JwtRules, TOKEN_BYTES_MAX};
+use jwt::JwtRules;
 
 const LEEWAY_S: u64 = 60;
 /// Strangers' tokens cannot make us ask the issuer more often than this.

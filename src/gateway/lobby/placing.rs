@@ -40,7 +40,7 @@ pub async fn place(connection: &mut Connection, head: &RequestHead) -> Result<Ne
     let bearer = Secret::from(head.bearer().ok_or(Code::TokenMissing)?);
     let body = read_body(connection, head).await?;
     let request: ConnectionRequest = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::with_detail(Code::RequestMalformed, error))?;
+        .map_err(|error| Refusal::with_detail(Code::RequestMalformed, error).curbed())?;
     let name = ResourceName::of_rdp_file(&request.load_balance_info, &request.application);
     let question = PlaceQuestion {
         bearer,

@@ -113,12 +113,15 @@ pub async fn wait_for_host(
     let session = claims.session;
     let (waker, mut woken) = oneshot::channel();
     let registered = lock(&shared.pairing).wait(session, connection.peer.ip(), waker);
-    registered.map_err(|no| {
-        NoHost::Refused(match no {
-            NoWait::Taken => Code::TicketUsed.into(),
-            NoWait::TooMany => Code::TooManyWaiting.into(),
-        })
-    })?;
+    match registered {
+        Ok(()) => {}
+        // Whose place it is, waits for the host.
+        Err(NoWait::Taken) => return Err(NoHost::Refused(Code::TicketUsed.into())),
+        Err(NoWait::TooMany) => {
+            give_up(&shared, session, Code::TooManyWaiting);
+            return Err(NoHost::Refused(Code::TooManyWaiting.into()));
+        }
+    }
     if let Err(code) = shared.ask(Request::Orchestrate { session }) {
         lock(&shared.pairing).take(&session);
         return Err(NoHost::Refused(code.into()));

@@ -31,18 +31,20 @@ pub enum Framer {
     #[default]
     Raw,
     WebSocket(Box<RdpDown>),
-    TsguWebSocket(Notices),
+    TsguWebSocket(Agreed),
     /// The OUT channel of a client with two: packets without anything around.
-    TsguHttp(Notices),
+    TsguHttp(Agreed),
     /// Nothing may go: the IN channel of a client with two.
     Silent,
 }
 
-/// Whether a client said that it shows service messages (MS-TSGU 2.2.5.3.9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notices {
-    Shown,
-    NotShown,
+/// What a client and its gateway agreed on for a tunnel (MS-TSGU 2.2.5.3.9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// It knows a status for the end of a session that took too long.
+    pub timeouts: bool,
+    /// It shows service messages.
+    pub notices: bool,
 }
 
 /// What became of one piece of a leg's plaintext.
@@ -210,9 +212,12 @@ impl Framer {
                 }
                 words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
-            Self::TsguHttp(_) => words.extend(tsgu::response::close_channel(status(reason))),
-            Self::TsguWebSocket(_) => {
-                append_frame(&mut words, &tsgu::response::close_channel(status(reason)));
+            Self::TsguHttp(agreed) => {
+                words.extend(tsgu::response::close_channel(status(reason, *agreed)));
+            }
+            Self::TsguWebSocket(agreed) => {
+                let status = status(reason, *agreed);
+                append_frame(&mut words, &tsgu::response::close_channel(status));
                 words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
         }
@@ -257,8 +262,8 @@ impl Framer {
     pub(super) fn notice(&self, text: &str) -> Vec<u8> {
         let packet = tsgu::response::service_message(text);
         match self {
-            Self::TsguHttp(Notices::Shown) => packet,
-            Self::TsguWebSocket(Notices::Shown) => {
+            Self::TsguHttp(agreed) if agreed.notices => packet,
+            Self::TsguWebSocket(agreed) if agreed.notices => {
                 let mut words = Vec::new();
                 append_frame(&mut words, &packet);
                 words
@@ -306,10 +311,10 @@ const fn close_code(reason: CloseReason) -> u16 {
 }
 
 /// MS-TSGU 2.2.6: the bare codes, which belong into HTTP_CLOSE_CHANNEL.
-const fn status(reason: CloseReason) -> u32 {
+const fn status(reason: CloseReason, agreed: Agreed) -> u32 {
     match reason {
         CloseReason::ClientClosed | CloseReason::HostClosed => 0,
-        CloseReason::IdleTimeout | CloseReason::LifetimeReached => {
+        CloseReason::IdleTimeout | CloseReason::LifetimeReached if agreed.timeouts => {
             tsgu::status::CLOSE_SESSION_TIMEOUT
         }
         CloseReason::HostTruncated | CloseReason::HostReset | CloseReason::HostTlsError => {
@@ -317,5 +322,23 @@ const fn status(reason: CloseReason) -> u32 {
         }
         CloseReason::Disconnected | CloseReason::GatewayShutdown => tsgu::status::CLOSE_GRACEFUL,
         _ => tsgu::status::CLOSE_ABORTED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_no_timeouts_is_told_that_the_session_was_aborted() {
+        let told = |framer: Framer, reason| framer.farewell(reason)[8..12].to_vec();
+        for (timeouts, bytes) in [(true, [0xF6, 0x59, 0, 0]), (false, [0xD4, 0x04, 0, 0])] {
+            let agreed = Agreed { timeouts, notices: true };
+            for reason in [CloseReason::IdleTimeout, CloseReason::LifetimeReached] {
+                assert_eq!(told(Framer::TsguHttp(agreed), reason), bytes);
+            }
+            let graceful = told(Framer::TsguHttp(agreed), CloseReason::Disconnected);
+            assert_eq!(graceful, [0xCA, 0x04, 0, 0]);
+        }
     }
 }

@@ -13,10 +13,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::out_channel::{ChannelKey, OutChannel, Saying};
-use super::{
-    Client, Farewell, Greeted, Out, OutChannels, Packets, channel_opened, require_a_way_to_sign_in,
-};
+use super::out_channel::{ChannelKey, OutChannel, Saying, Wait};
+use super::{Client, Farewell, Greeted, Out, Packets, channel_opened, require_a_way_to_sign_in};
 use crate::core::codes::{Code, Refusal};
 use crate::core::pairing::NoWait;
 use crate::gateway::lobby::connection::Connection;
@@ -24,7 +22,7 @@ use crate::gateway::lobby::exchange::{Next, answer};
 use crate::gateway::lobby::waiting::{begin, client_left, give_up};
 use crate::gateway::relay::Leg;
 use crate::gateway::relay::framing::{Deframer, Framer};
-use crate::gateway::shared::lock;
+use crate::gateway::shared::{Shared, lock};
 use crate::wire::http_head::{self, RequestHead};
 use crate::wire::{chunked, tsgu};
 
@@ -36,49 +34,49 @@ const OUT_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\n\r\n\
 
 /// The request that our packets answer.
 pub async fn hold_out(connection: Connection, head: &RequestHead) {
+    let shared = Arc::clone(&connection.shared);
     let (out, said) = OutChannel::new();
-    match register(&connection, head, out) {
-        Ok(key) => speak(connection, said, key).await,
+    match register(&shared, &connection, head, out) {
+        Ok(wait) => speak(connection, said, wait).await,
         Err(refusal) => connection.refuse(&refusal).await,
     }
 }
 
-fn register(
+fn register<'a>(
+    shared: &'a Shared,
     connection: &Connection,
     head: &RequestHead,
     out: OutChannel,
-) -> Result<ChannelKey, Refusal> {
+) -> Result<Wait<'a>, Refusal> {
     require_a_way_to_sign_in(head)?;
-    if connection.shared.is_draining() {
+    if shared.is_draining() {
         return Err(Code::GatewayDraining.into());
     }
     if head.content_length > 0 || !connection.received().is_empty() {
         return Err(Code::RequestMalformed.into());
     }
-    let key = ChannelKey::of(connection, head)?;
-    let mut channels = lock(&connection.shared.out_channels);
-    let registered = channels.wait(key.clone(), connection.peer.ip(), out);
-    registered.map_err(|no| match no {
+    let address = connection.peer.ip();
+    let key = ChannelKey::of(address, head)?;
+    let wait = Wait::begin(&shared.out_channels, key, address, out);
+    Ok(wait.map_err(|no| match no {
         NoWait::Taken => Code::ChannelUnpaired,
         NoWait::TooMany => Code::TooManyWaiting,
-    })?;
-    Ok(key)
+    })?)
 }
 
 /// Says what it is told, until the relay has it or it is over.
-async fn speak(mut connection: Connection, mut said: mpsc::Receiver<Saying>, key: ChannelKey) {
-    let shared = Arc::clone(&connection.shared);
-    let mut wait = Wait { channels: &shared.out_channels, key, is_over: false };
+async fn speak(mut connection: Connection, mut said: mpsc::Receiver<Saying>, wait: Wait<'_>) {
     if connection.write(OUT_ANSWER).await.is_err() {
         return;
     }
-    let limit = Duration::from_millis(shared.config().limits.pair_timeout_ms);
+    let limit = Duration::from_millis(connection.shared.config().limits.pair_timeout_ms);
     let time_is_up = sleep_until(Instant::now() + limit);
     tokio::pin!(time_is_up);
+    let mut is_attached = false;
     loop {
         tokio::select! {
             saying = said.recv() => match saying {
-                Some(Saying::Attached) => wait.is_over = true,
+                Some(Saying::Attached) => is_attached = true,
                 Some(Saying::Packet(packet)) => {
                     if connection.write(&packet).await.is_err() {
                         return;
@@ -106,7 +104,7 @@ async fn speak(mut connection: Connection, mut said: mpsc::Receiver<Saying>, key
                 // The IN channel is gone.
                 None => return connection.close().await,
             },
-            () = &mut time_is_up, if !wait.is_over => {
+            () = &mut time_is_up, if !is_attached => {
                 drop(wait);
                 return connection.refuse_in(&[], &Code::RequestTimeout.into()).await;
             }
@@ -120,22 +118,6 @@ async fn speak(mut connection: Connection, mut said: mpsc::Receiver<Saying>, key
                     return;
                 }
             }
-        }
-    }
-}
-
-/// An OUT channel's entry among those that wait. Its own: once an IN channel has
-/// taken it, another may have the same key.
-struct Wait<'a> {
-    channels: &'a std::sync::Mutex<OutChannels>,
-    key: ChannelKey,
-    is_over: bool,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            lock(self.channels).take(&self.key);
         }
     }
 }
@@ -163,7 +145,7 @@ pub async fn attach_in(connection: Connection, head: &RequestHead) {
 
 async fn take_out(connection: &Connection, head: &RequestHead) -> Result<OutChannel, Code> {
     require_a_way_to_sign_in(head)?;
-    let key = ChannelKey::of(connection, head)?;
+    let key = ChannelKey::of(connection.peer.ip(), head)?;
     let out = lock(&connection.shared.out_channels).take(&key).ok_or(Code::ChannelUnpaired)?;
     // Its connection may have ended this moment.
     out.attach().await.map_err(|_| Code::ChannelUnpaired)?;
@@ -171,7 +153,7 @@ async fn take_out(connection: &Connection, head: &RequestHead) -> Result<OutChan
 }
 
 async fn greet(mut client: Client<chunked::Decoder>, head: &RequestHead) {
-    let Greeted { claims, arrived, notices } = match client.greet(head.bearer_anywhere()).await {
+    let Greeted { claims, arrived, agreed } = match client.greet(head.bearer_anywhere()).await {
         Ok(greeted) => greeted,
         Err(farewell) => return client.bid(farewell).await,
     };
@@ -200,7 +182,7 @@ async fn greet(mut client: Client<chunked::Decoder>, head: &RequestHead) {
             let inbound = Leg { deframer, framer: Framer::Silent, ..inbound };
             let leg = Leg {
                 deframer: Deframer::Silent,
-                framer: Framer::TsguHttp(notices),
+                framer: Framer::TsguHttp(agreed),
                 inbound: Some(Box::new(inbound)),
                 ..leg
             };

@@ -9,7 +9,8 @@
 
 use crate::core::codes::{Code, Refusal, Retry, Side};
 use crate::core::secret::Secret;
-use crate::gateway::relay::framing::Notices;
+use crate::gateway::relay::framing::Agreed;
+use crate::wire::oidc::TOKEN_BYTES_MAX;
 use crate::wire::tsgu::response::{self, Tunnel, TunnelAuth, capability, redirection};
 use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_auth, status};
 
@@ -17,6 +18,9 @@ use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_aut
 /// both.
 const TUNNEL_ID: u32 = 1;
 const CHANNEL_ID: u32 = 1;
+
+/// What we have of [`capability`].
+const CAPABILITIES: u32 = capability::IDLE_TIMEOUT | capability::SERVICE_MESSAGE;
 
 /// More signs of life than the greeting has steps are no signs of good will.
 const KEEP_ALIVES_MAX: u32 = 16;
@@ -45,8 +49,9 @@ pub struct Greeting {
     bearer: Option<Secret>,
     /// What the client is told of [`idle_timeout_ms`](crate::config::gateway::GatewayLimits::idle_timeout_ms).
     idle_timeout_minutes: u32,
+    /// Of the client, as it asked for its tunnel.
+    capabilities: u32,
     keep_alives: u32,
-    notices: Notices,
 }
 
 #[derive(Debug)]
@@ -69,15 +74,19 @@ impl Greeting {
             phase: Phase::Handshake,
             bearer,
             idle_timeout_minutes: minutes,
+            capabilities: 0,
             keep_alives: 0,
-            notices: Notices::NotShown,
         }
     }
 
-    /// Known once there is a tunnel.
+    /// What both ends have, once there is a tunnel.
     #[must_use]
-    pub const fn notices(&self) -> Notices {
-        self.notices
+    pub const fn agreed(&self) -> Agreed {
+        let both = self.capabilities & CAPABILITIES;
+        Agreed {
+            timeouts: both & capability::IDLE_TIMEOUT != 0,
+            notices: both & capability::SERVICE_MESSAGE != 0,
+        }
     }
 
     /// The client's next packet.
@@ -130,9 +139,6 @@ impl Greeting {
     }
 
     fn on_tunnel(&mut self, tunnel: TunnelCreate) -> Step {
-        if tunnel.capabilities & capability::SERVICE_MESSAGE != 0 {
-            self.notices = Notices::Shown;
-        }
         let refused = |status, code: Code| Step::End {
             last: response::tunnel(Err(status)),
             refusal: code.into(),
@@ -145,6 +151,11 @@ impl Greeting {
         let Some(bearer) = cookie.or_else(|| self.bearer.take()) else {
             return refused(status::MALFORMED_COOKIE, Code::TokenMissing);
         };
+        // A cookie may have twice the length that the broker looks at.
+        if bearer.expose().len() > TOKEN_BYTES_MAX {
+            return refused(status::COOKIE_DENIED, Code::TokenTooLong);
+        }
+        self.capabilities = tunnel.capabilities;
         self.phase = Phase::Judging(bearer.clone());
         Step::CheckToken(bearer)
     }
@@ -154,16 +165,14 @@ impl Greeting {
         match (std::mem::replace(&mut self.phase, Phase::Over), verdict) {
             (Phase::Judging(bearer), Ok(())) => {
                 self.phase = Phase::TunnelAuth(bearer);
-                let capabilities = match self.notices {
-                    Notices::Shown => capability::IDLE_TIMEOUT | capability::SERVICE_MESSAGE,
-                    Notices::NotShown => capability::IDLE_TIMEOUT,
-                };
-                Step::Send(response::tunnel(Ok(Tunnel { id: TUNNEL_ID, capabilities })))
+                let tunnel = Tunnel { id: TUNNEL_ID, capabilities: CAPABILITIES };
+                Step::Send(response::tunnel(Ok(tunnel)))
             }
             (_, verdict) => {
                 let refusal = verdict.err().unwrap_or_else(|| Code::Internal.into());
-                let facts = refusal.code.facts();
-                let denied = facts.side == Side::Identity && facts.retry == Retry::Never;
+                let denied = refusal.code.facts().side == Side::Identity
+                    // Which says nothing of the cookie.
+                    && refusal.code != Code::IdentityUnavailable;
                 let status = if denied { status::COOKIE_DENIED } else { status::INTERNAL_ERROR };
                 Step::End { last: response::tunnel(Err(status)), refusal }
             }

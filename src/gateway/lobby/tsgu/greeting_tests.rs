@@ -50,7 +50,6 @@ fn the_whole_greeting_by_cookie() {
     // service messages.
     assert_eq!(granted[..18], [5, 0, 0, 0, 26, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(granted[18..], [1, 0, 0, 0, 10, 0, 0, 0]);
-    assert_eq!(greeting.notices(), Notices::Shown);
     let allowed = sent(greeting.on_packet(tunnel_auth()));
     assert_eq!(allowed[8..16], [0, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(allowed[16..], [0, 0, 0, 0x80, 0, 0, 0, 0]);
@@ -95,11 +94,42 @@ fn a_client_without_a_token_is_told_at_once() {
 }
 
 #[test]
+fn a_client_knows_of_timeouts_and_shows_notices_when_it_says_so() {
+    for (capabilities, timeouts, notices) in
+        [(0xd, false, true), (0x2, true, false), (0x3f, true, true), (0, false, false)]
+    {
+        let mut greeting = Greeting::new(None, 0);
+        greeting.on_packet(handshake(ext_auth::PAA));
+        let paa_cookie = Some("cookie".into());
+        let tunnel = TunnelCreate { capabilities, reauth_context: None, paa_cookie };
+        greeting.on_packet(Request::TunnelCreate(tunnel));
+        assert_eq!(greeting.agreed(), Agreed { timeouts, notices }, "{capabilities:#x}");
+    }
+}
+
+#[test]
+fn a_token_that_is_too_long_is_not_asked_about() {
+    for (length, is_asked_about) in [(TOKEN_BYTES_MAX, true), (TOKEN_BYTES_MAX + 1, false)] {
+        let mut greeting = Greeting::new(None, 0);
+        greeting.on_packet(handshake(ext_auth::PAA));
+        match greeting.on_packet(tunnel(Some(&"x".repeat(length)))) {
+            Step::CheckToken(_) => assert!(is_asked_about, "{length}"),
+            other => {
+                let (last, code) = ended(other);
+                let denied = (status::COOKIE_DENIED, Code::TokenTooLong);
+                assert_eq!(((status_in(&last, 10), code), is_asked_about), (denied, false));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_token_that_is_refused_is_a_bad_cookie_and_a_silent_broker_is_not() {
     for (code, status) in [
         (Code::TokenExpired, status::COOKIE_DENIED),
         (Code::TokenBadSignature, status::COOKIE_DENIED),
         (Code::TokenMalformed, status::COOKIE_DENIED),
+        (Code::TokenNotYetValid, status::COOKIE_DENIED),
         (Code::IdentityUnavailable, status::INTERNAL_ERROR),
         (Code::BrokerUnreachable, status::INTERNAL_ERROR),
     ] {
@@ -188,15 +218,4 @@ fn nobody_is_asked_to_authenticate_again_so_nobody_may() {
     let again = TunnelCreate { capabilities: 0, reauth_context: Some(7), paa_cookie: None };
     let (last, _) = ended(greeting.on_packet(Request::TunnelCreate(again)));
     assert_eq!(status_in(&last, 10), status::INTERNAL_ERROR);
-}
-
-#[test]
-fn a_client_that_shows_no_service_messages_gets_none() {
-    let mut greeting = Greeting::new(Some("header".into()), 0);
-    sent(greeting.on_packet(handshake(ext_auth::BEARER)));
-    let silent = TunnelCreate { capabilities: 7, reauth_context: None, paa_cookie: None };
-    let check = greeting.on_packet(Request::TunnelCreate(silent));
-    assert_eq!(check, Step::CheckToken("header".into()));
-    assert_eq!(sent(greeting.token_checked(Ok(())))[22..], [2, 0, 0, 0]);
-    assert_eq!(greeting.notices(), Notices::NotShown);
 }

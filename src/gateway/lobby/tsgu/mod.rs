@@ -28,7 +28,7 @@ use super::waiting::{Arrived, Due, NoHost, wait_for_host};
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
 use crate::core::tickets::Claims;
-use crate::gateway::relay::framing::Notices;
+use crate::gateway::relay::framing::Agreed;
 use crate::wire::framing_error::FramingError;
 use crate::wire::http_head::RequestHead;
 use crate::wire::resource_name::ResourceName;
@@ -67,6 +67,14 @@ struct Client<C> {
     out: Out,
 }
 
+/// One that may be told that its channel is open.
+struct Greeted {
+    claims: Claims,
+    arrived: Arrived,
+    /// It has a status for a session that took too long.
+    agreed: Agreed,
+}
+
 /// What it hears on.
 enum Out {
     /// The same, in frames.
@@ -74,11 +82,14 @@ enum Out {
     Channel(OutChannel),
 }
 
-/// What a greeting led to.
-struct Greeted {
-    claims: Claims,
-    arrived: Arrived,
-    notices: Notices,
+impl Out {
+    /// Resolves when the client has left on a connection of its own for this.
+    async fn left(&self) {
+        match self {
+            Self::WebSocket => std::future::pending().await,
+            Self::Channel(out) => out.left().await,
+        }
+    }
 }
 
 /// Why there will be no session.
@@ -131,32 +142,42 @@ impl<C: Carrier> Client<C> {
     /// client that its channel is open.
     async fn greet(&mut self, bearer: Option<Secret>) -> Result<Greeted, Farewell> {
         let shared = Arc::clone(&self.connection.shared);
-        let mut greeting = Greeting::new(bearer, shared.config().limits.idle_timeout_ms);
+        let limits = shared.config().limits;
+        let mut greeting = Greeting::new(bearer, limits.idle_timeout_ms);
+        let patience = Duration::from_millis(limits.request_timeout_ms);
+        let mut deadline = Instant::now() + patience;
         loop {
-            let mut step = greeting.on_packet(self.next_packet().await?);
+            let mut step = greeting.on_packet(self.next_packet(deadline).await?);
             if let Step::CheckToken(bearer) = step {
                 step = greeting.token_checked(check_token(&shared, bearer).await);
             }
             match step {
                 Step::Listen | Step::CheckToken(_) => {}
-                Step::Send(packet) => self.send(packet).await?,
+                Step::Send(packet) => {
+                    self.send(packet).await?;
+                    // From an answer to the next request: signs of life do not
+                    // make it longer.
+                    deadline = Instant::now() + patience;
+                }
                 Step::Place { bearer, target } => {
                     let (claims, arrived) = self.place(bearer, target).await?;
-                    return Ok(Greeted { claims, arrived, notices: greeting.notices() });
+                    let agreed = greeting.agreed();
+                    return Ok(Greeted { claims, arrived, agreed });
                 }
                 Step::End { last, refusal } => return Err(Farewell::told(last, refusal)),
             }
         }
     }
 
-    async fn next_packet(&mut self) -> Result<Request, Farewell> {
-        let limit = self.connection.shared.config().limits.request_timeout_ms;
-        let deadline = Instant::now() + Duration::from_millis(limit);
+    async fn next_packet(&mut self, deadline: Instant) -> Result<Request, Farewell> {
+        let too_late = || Farewell::aborted(Code::RequestTimeout.into());
         loop {
             let (used, gathered) = self.packets.gather(self.connection.received())?;
             self.connection.consume(used);
             match gathered {
                 Some(Gathered::Packet(packet)) => return Ok(Request::parse(&packet)?),
+                // A whole buffer of them may be here.
+                Some(Gathered::Ping(_)) if Instant::now() >= deadline => return Err(too_late()),
                 Some(Gathered::Ping(payload)) => {
                     let pong = control_frame(Opcode::Pong, payload.as_slice());
                     self.connection.write(pong.as_slice()).await?;
@@ -164,10 +185,13 @@ impl<C: Carrier> Client<C> {
                 Some(Gathered::End) => {
                     return Err(Farewell::told(Vec::new(), Code::ClientDidNotArrive.into()));
                 }
-                None => match timeout_at(deadline, self.connection.fill()).await {
-                    Ok(filled) => filled?,
-                    Err(_) => return Err(Farewell::aborted(Code::RequestTimeout.into())),
-                },
+                None => {
+                    let more = timeout_at(deadline, self.connection.fill());
+                    tokio::select! {
+                        filled = more => filled.map_err(|_| too_late())??,
+                        () = self.out.left() => return Err(Farewell::Left),
+                    }
+                }
             }
         }
     }
@@ -185,13 +209,7 @@ impl<C: Carrier> Client<C> {
         let claims = claims.map_err(Farewell::channel_refused)?;
         let limit = self.connection.shared.config().limits.pair_timeout_ms;
         let due = Due { begun, deadline: Instant::now() + Duration::from_millis(limit) };
-        let left = async {
-            match &self.out {
-                Out::WebSocket => std::future::pending().await,
-                Out::Channel(out) => out.left().await,
-            }
-        };
-        match wait_for_host(&mut self.connection, &claims, due, left).await {
+        match wait_for_host(&mut self.connection, &claims, due, self.out.left()).await {
             Ok(arrived) => Ok((claims, arrived)),
             Err(NoHost::ClientLeft) => Err(Farewell::Left),
             Err(NoHost::Refused(refusal)) => Err(Farewell::channel_refused(refusal)),

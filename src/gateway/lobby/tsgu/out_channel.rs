@@ -2,15 +2,17 @@
 //! Each is a connection of its own, perhaps at another lobby thread.
 
 use std::net::IpAddr;
+use std::sync::Mutex;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tokio::sync::{mpsc, oneshot};
 
 use super::header_or_parameter;
 use crate::core::codes::{Code, Refusal};
-use crate::core::pairing::PairingTable;
-use crate::gateway::lobby::connection::Connection;
+use crate::core::pairing::{NoWait, PairingTable};
+use crate::core::secret::Secret;
 use crate::gateway::relay::Leg;
+use crate::gateway::shared::lock;
 use crate::wire::http_head::RequestHead;
 
 /// OUT channels that wait for their IN channels.
@@ -27,21 +29,22 @@ const SAYINGS_MAX: usize = 4;
 pub struct ChannelKey {
     connection_id: String,
     address: IpAddr,
-    /// SHA-256 of the `Authorization` header, present or not.
+    /// SHA-256 of the `Authorization` header or of the query parameter in its
+    /// place, present or not.
     authorization: [u8; SHA256_OUTPUT_LEN],
 }
 
 impl ChannelKey {
     /// # Errors
     /// [`Code::RequestMalformed`] without an id.
-    pub(super) fn of(connection: &Connection, head: &RequestHead) -> Result<Self, Code> {
+    pub(super) fn of(address: IpAddr, head: &RequestHead) -> Result<Self, Code> {
         let id = header_or_parameter(head, "rdg-connection-id", "ConId");
         let id = id.filter(|id| (1..=CONNECTION_ID_LEN_MAX).contains(&id.expose().len()));
-        let authorization = head.header("authorization").unwrap_or_default();
-        let hash = digest(&SHA256, authorization.as_bytes());
+        let authorization = header_or_parameter(head, "authorization", "ClmTk");
+        let hash = digest(&SHA256, authorization.as_ref().map_or("", Secret::expose).as_bytes());
         Ok(Self {
             connection_id: id.ok_or(Code::RequestMalformed)?.expose().to_ascii_lowercase(),
-            address: connection.peer.ip().to_canonical(),
+            address: address.to_canonical(),
             authorization: hash.as_ref().try_into().map_err(|_| Code::Internal)?,
         })
     }
@@ -113,5 +116,79 @@ impl OutChannel {
     /// Every saying is heard or its hearer is gone: writing has a deadline.
     async fn say(&self, saying: Saying) -> Result<(), OutGone> {
         self.0.send(saying).await.map_err(|_| OutGone)
+    }
+}
+
+/// An OUT channel among those that wait, until it is dropped. An IN channel may
+/// have taken it before, and then another may wait with the same key.
+pub(super) struct Wait<'a> {
+    channels: &'a Mutex<OutChannels>,
+    key: ChannelKey,
+    /// Does not keep it open.
+    own: mpsc::WeakSender<Saying>,
+}
+
+impl<'a> Wait<'a> {
+    /// # Errors
+    /// [`NoWait`].
+    pub(super) fn begin(
+        channels: &'a Mutex<OutChannels>,
+        key: ChannelKey,
+        address: IpAddr,
+        out: OutChannel,
+    ) -> Result<Self, NoWait> {
+        let own = out.0.downgrade();
+        lock(channels).wait(key.clone(), address, out)?;
+        Ok(Self { channels, key, own })
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        // All its senders are gone: it does not wait.
+        let Some(own) = self.own.upgrade() else { return };
+        lock(self.channels).take_if(&self.key, |waiting| waiting.0.same_channel(&own));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::pairing::PairingLimits;
+    use crate::wire::http_head::HeadStatus;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn key(target: &str, headers: &str) -> ChannelKey {
+        let text =
+            format!("RDG_OUT_DATA {target} HTTP/1.1\r\nRDG-Connection-Id: {{1}}\r\n{headers}\r\n");
+        let Ok(HeadStatus::Complete(head)) = RequestHead::parse(text.as_bytes(), 1_000) else {
+            panic!("{text}");
+        };
+        ChannelKey::of(HERE, &head).unwrap()
+    }
+
+    #[test]
+    fn a_wait_that_ends_late_leaves_the_next_with_its_key_alone() {
+        let limits = PairingLimits { waiting_max: 9, waiting_per_address_max: 9 };
+        let channels = Mutex::new(OutChannels::new(limits));
+        let key = key("/", "");
+        let (first, _first_said) = OutChannel::new();
+        let wait = Wait::begin(&channels, key.clone(), HERE, first).unwrap();
+        let _taken_by_its_in_channel = lock(&channels).take(&key).unwrap();
+        let (second, _second_said) = OutChannel::new();
+        let next = Wait::begin(&channels, key.clone(), HERE, second).unwrap();
+        drop(wait);
+        assert_eq!(lock(&channels).len(), 1);
+        drop(next);
+        assert!(lock(&channels).is_empty());
+    }
+
+    #[test]
+    fn a_key_holds_the_token_wherever_the_request_has_it() {
+        let none = key("/", "");
+        let (one, other) = (key("/?ClmTk=Bearer%20a", ""), key("/?ClmTk=Bearer%20b", ""));
+        assert!(none != one && one != other);
+        assert_eq!(one, key("/", "Authorization: Bearer a\r\n"));
     }
 }

@@ -25,7 +25,7 @@ pub async fn over_websocket(mut connection: Connection, head: &RequestHead) {
     }
     let packets = Packets::new(websocket::Decoder::new());
     let mut client = Client { connection, packets, out: Out::WebSocket };
-    let Greeted { claims, arrived, notices } = match client.greet(head.bearer_anywhere()).await {
+    let Greeted { claims, arrived, agreed } = match client.greet(head.bearer_anywhere()).await {
         Ok(greeted) => greeted,
         Err(farewell) => return client.bid(farewell).await,
     };
@@ -44,7 +44,7 @@ pub async fn over_websocket(mut connection: Connection, head: &RequestHead) {
         Ok(leg) => {
             let decoders = (packets.into_carrier(), tsgu::Decoder::new());
             let deframer = Deframer::TsguWebSocket(Box::new(decoders));
-            let leg = Leg { deframer, framer: Framer::TsguWebSocket(notices), ..leg };
+            let leg = Leg { deframer, framer: Framer::TsguWebSocket(agreed), ..leg };
             begin(&shared, claims, leg, arrived, &meter);
         }
         Err(_) => client_left(&shared, session),

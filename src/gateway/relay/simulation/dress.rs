@@ -2,7 +2,7 @@
 //! around what it sends, and what it takes off what it gets.
 
 use crate::core::random::Random;
-use crate::gateway::relay::framing::{Deframer, Framer, Notices};
+use crate::gateway::relay::framing::{Agreed, Deframer, Framer};
 use crate::wire::websocket::tests::{Form, client_frame};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,8 @@ impl Dress {
         match self {
             Self::Raw => Framer::Raw,
             Self::WebSocket => Framer::websocket(),
-            Self::TsguWebSocket => Framer::TsguWebSocket(Notices::Shown),
-            Self::TsguChannels => Framer::TsguHttp(Notices::Shown),
+            Self::TsguWebSocket => Framer::TsguWebSocket(Agreed { timeouts: true, notices: true }),
+            Self::TsguChannels => Framer::TsguHttp(Agreed { timeouts: true, notices: true }),
         }
     }
 
