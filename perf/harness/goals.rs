@@ -1,6 +1,7 @@
 //! What the relay has to reach, and whether it did: ratios within one run.
 
 use crate::engines::Engine;
+use crate::legs::Leg;
 use crate::results::Row;
 use crate::works::Work;
 
@@ -9,6 +10,8 @@ use crate::works::Work;
 enum Measure {
     /// Ringway divided by another.
     RatioTo(Engine),
+    /// A client's framing divided by none.
+    RatioToRaw,
     /// Ringway's own number.
     Own,
 }
@@ -30,7 +33,9 @@ struct Goal {
 
 const LATENCY: &[Work] = &[Work::LatencyP50, Work::LatencyP99, Work::LatencyP999];
 
-const GOALS: [Goal; 9] = [
+const FRAMING: &[Work] = &[Work::FramingBulkDown, Work::FramingBulkUp];
+
+const GOALS: [Goal; 10] = [
     Goal::of(&[Work::Bulk], Measure::RatioTo(Engine::Haproxy), Better::Below, 0.38, 0.30),
     Goal::of(&[Work::Bulk], Measure::RatioTo(Engine::Floor), Better::Below, 1.3, 1.1),
     Goal::of(&[Work::Mix], Measure::RatioTo(Engine::Haproxy), Better::Below, 0.75, 0.6),
@@ -40,6 +45,7 @@ const GOALS: [Goal; 9] = [
     Goal::of(&[Work::StormP99], Measure::Own, Better::Below, 1.5, 1.0),
     Goal::of(&[Work::IdleRss], Measure::Own, Better::Below, 12_000.0, 8_000.0),
     Goal::of(&[Work::Handshake], Measure::RatioTo(Engine::Haproxy), Better::Above, 2.0, 2.5),
+    Goal::of(FRAMING, Measure::RatioToRaw, Better::Below, 1.15, 1.05),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +93,10 @@ impl Goal {
     fn judge(&self, row: &Row) -> Judged {
         let (measure, value) = match self.measure {
             Measure::RatioTo(other) => (format!("ratio to {}", other.title()), row.ratio(other)),
+            Measure::RatioToRaw => {
+                let leg = row.leg.map_or("", |(leg, _)| leg.key());
+                (format!("{leg}, ratio to raw"), row.ratio_raw())
+            }
             Measure::Own => {
                 let value = row.value(Engine::Ringway).map(|summary| summary.median);
                 (row.work.unit().to_owned(), value)
@@ -115,7 +125,9 @@ impl Goal {
 /// Every goal with each row that it is about.
 pub fn judge(rows: &[Row]) -> Vec<Judged> {
     let about = |goal: &'static Goal| {
-        rows.iter().filter(|row| goal.works.contains(&row.work)).map(|row| goal.judge(row))
+        let is_raw = |row: &Row| row.leg.is_some_and(|(leg, _)| leg == Leg::Raw);
+        let about = rows.iter().filter(move |row| goal.works.contains(&row.work) && !is_raw(row));
+        about.map(|row| goal.judge(row))
     };
     GOALS.iter().flat_map(about).collect()
 }
@@ -143,6 +155,10 @@ mod tests {
         assert_eq!(verdict(Work::LatencyP99, "HAProxy"), Verdict::Aim);
         assert_eq!(verdict(Work::IdleRss, "rss"), Verdict::Aim);
         assert_eq!(verdict(Work::StormP99, "p99_ratio"), Verdict::Aim);
+        assert_eq!(verdict(Work::FramingBulkUp, "websocket"), Verdict::Must);
+        assert_eq!(verdict(Work::FramingBulkUp, "tsgu,"), Verdict::Aim);
+        assert_eq!(verdict(Work::FramingBulkDown, "tsgu-http"), Verdict::Missed);
+        assert!(!judged.iter().any(|judged| judged.measure.starts_with("raw")));
     }
 
     #[test]

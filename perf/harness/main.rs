@@ -6,6 +6,7 @@ mod charts;
 mod engines;
 mod goals;
 mod hlog;
+mod legs;
 mod machine;
 mod measure;
 mod plot;
@@ -30,7 +31,7 @@ use crate::measure::{Measured, Programs};
 use crate::report::Report;
 use crate::results::{Run, Runs};
 use crate::rivals::Rivals;
-use crate::works::{Plan, Scenario, Work};
+use crate::works::{Load, Plan, Scenario, Work};
 
 /// Charts and histograms lie in a folder of this name beside the report.
 const FOLDER: &str = "report";
@@ -197,7 +198,10 @@ fn kept(runs: &[Run], folder: &Path) -> Vec<(u32, Engine, PathBuf)> {
 /// The number that a run was made for, for those who watch.
 fn headline(scenario: Scenario, measured: &Measured) -> String {
     let (value, unit) = match scenario {
-        Scenario::Floor | Scenario::Bulk(_) => (measured.cpu_s_per_gb, "CPU s/GB"),
+        Scenario::Floor | Scenario::Bulk(_) | Scenario::Framed(Load::Down | Load::Up, _) => {
+            (measured.cpu_s_per_gb, "CPU s/GB")
+        }
+        Scenario::Framed(Load::Mix, _) => (measured.cpu_us_per_message, "CPU µs/message"),
         Scenario::Ping(_) => (measured.messages_per_s_per_core, "messages/s per core"),
         Scenario::Idle(_) => (measured.rss_bytes_per_session, "bytes per pair"),
         Scenario::Handshake => {

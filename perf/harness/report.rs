@@ -6,10 +6,14 @@ use std::fmt::Write as _;
 use crate::charts::Drawn;
 use crate::engines::Engine;
 use crate::goals::judge;
+use crate::legs::Leg;
 use crate::machine::Machine;
 use crate::results::{Row, Run};
 use crate::statistics::Summary;
 use crate::works::{Plan, Work};
+
+/// Those that have a table together.
+const FRAMINGS: [Work; 3] = [Work::FramingBulkDown, Work::FramingBulkUp, Work::FramingMix];
 
 /// Below this share of the offered messages a run was not the same work.
 const DELIVERED_MIN: f64 = 0.98;
@@ -39,6 +43,7 @@ impl Report<'_> {
             self.head(),
             self.goals(),
             self.works(),
+            self.framings(),
             self.drawn(),
             self.generator(),
             self.nulls(),
@@ -103,7 +108,7 @@ impl Report<'_> {
 
     fn works(&self) -> String {
         let mut text = String::new();
-        for work in Work::ALL {
+        for work in Work::ALL.into_iter().filter(|work| !FRAMINGS.contains(work)) {
             let rows: Vec<_> = self.rows.iter().filter(|row| row.work == work).collect();
             if rows.is_empty() {
                 continue;
@@ -122,6 +127,41 @@ impl Report<'_> {
                 text.push_str(&values(row));
                 text.push_str(&beside(row));
             }
+        }
+        text
+    }
+
+    /// One line for each way in which a client may come.
+    fn framings(&self) -> String {
+        if !self.rows.iter().any(|row| row.leg.is_some()) {
+            return String::new();
+        }
+        let mut text = "\n## Clients' framings\n\n\
+            Ringway alone: the same work, while clients reach the gateway in the ways that it speaks;\n\
+            session hosts stay raw. 8 sessions in bulk, 300 in the mix. Less is better.\n\n\
+            | leg |"
+            .to_owned();
+        for work in FRAMINGS {
+            let (title, _) = explain(work);
+            let _ = write!(text, " {title}, {} (`{}`) | × raw |", unit(work), work.key());
+        }
+        text.push_str(" |\n| --- |");
+        text.push_str(&" ---: | ---: |".repeat(FRAMINGS.len()));
+        text.push_str(" --- |\n");
+        for leg in Leg::ALL {
+            let _ = write!(text, "| {} |", leg.key());
+            for work in FRAMINGS {
+                let is_it = |row: &&Row| {
+                    row.work == work && row.leg.is_some_and(|(of_row, _)| of_row == leg)
+                };
+                let row = self.rows.iter().find(is_it);
+                let value = row.and_then(|row| row.value(Engine::Ringway));
+                let value = value.map_or("–".to_owned(), summary);
+                let ratio = row.and_then(Row::ratio_raw);
+                let ratio = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+                let _ = write!(text, " {value} | {ratio} |");
+            }
+            let _ = writeln!(text, " {} |", leg.title());
         }
         text
     }
@@ -273,8 +313,8 @@ fn shown(value: f64) -> String {
 
 const fn unit(work: Work) -> &'static str {
     match work {
-        Work::Bulk => "CPU seconds per GB",
-        Work::Mix => "CPU microseconds per message",
+        Work::Bulk | Work::FramingBulkDown | Work::FramingBulkUp => "CPU seconds per GB",
+        Work::Mix | Work::FramingMix => "CPU microseconds per message",
         Work::Ping => "messages per second and core",
         Work::LatencyP50 | Work::LatencyP99 | Work::LatencyP999 => "added microseconds",
         Work::IdleRss => "bytes of resident memory per pair",
@@ -325,6 +365,9 @@ const fn explain(work: Work) -> (&'static str, &'static str) {
             "500 full handshakes per second on the same port, beside the mix at 300 sessions. Those of \
              HAProxy and nginx are relayed like any connection, with a dial to the sink.",
         ),
+        Work::FramingBulkDown => ("bulk down", ""),
+        Work::FramingBulkUp => ("bulk up", ""),
+        Work::FramingMix => ("mix", ""),
     }
 }
 
@@ -359,6 +402,10 @@ mod tests {
         }
         let row = text.lines().find(|line| line.starts_with("| 64 | 0.300 (0.270–0.330)")).unwrap();
         assert!(row.contains("| 0.33 |") && row.contains("| 1.25 |"), "{row}");
+        let websocket = text.lines().find(|line| line.starts_with("| websocket |")).unwrap();
+        assert!(websocket.contains("| 0.330 (0.297–0.363) | 1.10 |"), "{websocket}");
+        let goal = "| framing_bulk_up | 8 | tsgu-http, ratio to raw | ≤ 1.15 | ≤ 1.05 | 1.20 | **missed** |";
+        assert!(text.contains(goal), "{text}");
         assert!(text.contains("| cpu | a cpu |"));
         assert!(text.contains("](report/bulk.svg)"));
         assert!(text.contains("](report/mix-300-ringway.hlog)"));

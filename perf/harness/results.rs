@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::engines::Engine;
+use crate::legs::Leg;
 use crate::measure::{Measured, Percentiles};
 use crate::statistics::{Summary, ratio};
 use crate::works::{Plan, Scenario, Work};
@@ -28,6 +29,9 @@ pub struct Row {
     pub missing: BTreeMap<Engine, String>,
     /// What `values` was made of, or what belongs beside it: key, unit, numbers.
     pub beside: Option<(&'static str, BTreeMap<Engine, Summary>)>,
+    /// Where clients' framings are compared: which one, and what Ringway has for
+    /// raw legs.
+    pub leg: Option<(Leg, Option<Summary>)>,
 }
 
 impl Row {
@@ -38,6 +42,11 @@ impl Row {
     /// Ringway against another.
     pub fn ratio(&self, other: Engine) -> Option<f64> {
         ratio(self.value(Engine::Ringway), self.value(other))
+    }
+
+    /// A framing against none.
+    pub fn ratio_raw(&self) -> Option<f64> {
+        ratio(self.value(Engine::Ringway), self.leg?.1)
     }
 
     fn json(&self) -> Value {
@@ -58,6 +67,10 @@ impl Row {
         };
         let spread: Map<_, _> = self.values.iter().map(spread).collect();
         row.insert("spread".to_owned(), spread.into());
+        if let Some((leg, _)) = self.leg {
+            row.insert("leg".to_owned(), leg.key().into());
+            row.insert("ratio_raw".to_owned(), self.ratio_raw().map(rounded).into());
+        }
         if let Some((key, values)) = &self.beside {
             let values: Map<_, _> = values
                 .iter()
@@ -129,9 +142,19 @@ impl Runs<'_> {
     fn row(&self, work: Work, scenario: Scenario) -> Row {
         let values = self
             .each(|engine, round| self.number(work, scenario, engine, round), &Engine::COMPARED);
+        let leg = match scenario {
+            Scenario::Framed(load, leg) => {
+                let raw = Scenario::Framed(load, Leg::Raw);
+                let raw = |round| self.number(work, raw, Engine::Ringway, round);
+                Some((leg, self.summary(raw)))
+            }
+            _ => None,
+        };
         let missing = Engine::COMPARED
             .into_iter()
             .filter(|engine| !values.contains_key(engine))
+            // That the others have no such clients is said once, with the table.
+            .filter(|engine| leg.is_none() || *engine == Engine::Ringway)
             .map(|engine| (engine, self.reason(scenario, engine)))
             .collect();
         let with_baselines = [&Engine::COMPARED[..], &[Engine::Direct, Engine::DirectTcp]].concat();
@@ -148,7 +171,7 @@ impl Runs<'_> {
             }
             _ => None,
         };
-        Row { work, sessions: scenario.sessions(), values, missing, beside }
+        Row { work, sessions: scenario.sessions(), values, missing, beside, leg }
     }
 
     fn number(&self, work: Work, scenario: Scenario, engine: Engine, round: usize) -> Option<f64> {
@@ -157,8 +180,8 @@ impl Runs<'_> {
         }
         let own = self.of(scenario, engine, round)?;
         match work {
-            Work::Bulk => own.cpu_s_per_gb,
-            Work::Mix => own.cpu_us_per_message,
+            Work::Bulk | Work::FramingBulkDown | Work::FramingBulkUp => own.cpu_s_per_gb,
+            Work::Mix | Work::FramingMix => own.cpu_us_per_message,
             Work::Ping => own.messages_per_s_per_core,
             Work::LatencyP50 | Work::LatencyP99 | Work::LatencyP999 => {
                 let direct = self.of(scenario, engine.without_relay()?, round)?;
@@ -225,7 +248,11 @@ pub mod tests {
                 Engine::Direct | Engine::DirectTcp => 0.5,
                 Engine::Floor => 0.8,
                 Engine::Haproxy => 3.0,
-                _ => 1.0,
+                _ => match scenario {
+                    Scenario::Framed(_, Leg::Websocket) => 1.1,
+                    Scenario::Framed(_, Leg::TsguHttp) => 1.2,
+                    _ => 1.0,
+                },
             };
             let outcome = match engine {
                 Engine::Rathole => Err("it broke".to_owned()),
@@ -276,7 +303,9 @@ pub mod tests {
         for work in Work::ALL {
             let row = rows.iter().find(|row| row["work"] == work.key());
             let row = row.unwrap_or_else(|| panic!("no row for {}", work.key()));
-            for key in ["ringway", "haproxy", "ratio_haproxy"] {
+            let is_framing = work.key().starts_with("framing");
+            let all = ["ringway", "haproxy", "ratio_haproxy"];
+            for key in all.into_iter().filter(|key| !is_framing || *key == "ringway") {
                 assert!(row[key].is_f64(), "{key} in {row}");
             }
             for key in ["sessions", "unit", "nginx", "rathole", "epoll", "floor", "ratio_floor"] {
@@ -290,6 +319,15 @@ pub mod tests {
         assert_eq!(sessions("bulk"), [1, 8, 64]);
         assert_eq!(sessions("mix"), [300, 1000]);
         assert_eq!(sessions("storm_p99"), [300]);
+        let framing = |work: &str, leg: &str| {
+            let is_it = |row: &&Value| row["work"] == work && row["leg"] == leg;
+            rows.iter().find(is_it).unwrap()["ratio_raw"].as_f64()
+        };
+        for work in ["framing_bulk_down", "framing_bulk_up", "framing_mix"] {
+            let ratios = Leg::ALL.map(|leg| framing(work, leg.key()));
+            assert_eq!(ratios, [Some(1.0), Some(1.1), Some(1.0), Some(1.2)], "{work}");
+        }
+        assert!(rows.iter().all(|row| row.get("leg").is_some() == row.get("ratio_raw").is_some()));
         let handshake = rows.iter().find(|row| row["work"] == "handshake").unwrap();
         assert!(handshake["epoll"].is_null() && handshake["ratio_floor"].is_null());
         let stalled = rows.iter().find(|row| row["work"] == "stalled_reader").unwrap();

@@ -2,12 +2,15 @@
 //! that they are taken from.
 
 use crate::engines::{Engine, Legs};
+use crate::legs::Leg;
 
 /// Sessions of the runs in which everything competes for one core.
 const BULK_SESSIONS: [u32; 3] = [1, 8, 64];
 /// A gateway's usual load and one that fills a core.
 const MIX_SESSIONS: [u32; 2] = [300, 1_000];
 const PING_SESSIONS: u32 = 64;
+const FRAMING_BULK_SESSIONS: u32 = 8;
+const FRAMING_MIX_SESSIONS: u32 = 300;
 const HANDSHAKES_AT_ONCE: u32 = 32;
 const BUSY_SESSIONS: u32 = 100;
 const STORM_SESSIONS: u32 = 300;
@@ -30,10 +33,13 @@ pub enum Work {
     Handshake,
     StalledReader,
     StormP99,
+    FramingBulkDown,
+    FramingBulkUp,
+    FramingMix,
 }
 
 impl Work {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Bulk,
         Self::Mix,
         Self::Ping,
@@ -44,6 +50,9 @@ impl Work {
         Self::Handshake,
         Self::StalledReader,
         Self::StormP99,
+        Self::FramingBulkDown,
+        Self::FramingBulkUp,
+        Self::FramingMix,
     ];
 
     pub const fn key(self) -> &'static str {
@@ -58,13 +67,16 @@ impl Work {
             Self::Handshake => "handshake",
             Self::StalledReader => "stalled_reader",
             Self::StormP99 => "storm_p99",
+            Self::FramingBulkDown => "framing_bulk_down",
+            Self::FramingBulkUp => "framing_bulk_up",
+            Self::FramingMix => "framing_mix",
         }
     }
 
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::Bulk => "cpu_s_per_gb",
-            Self::Mix => "cpu_us_per_message",
+            Self::Bulk | Self::FramingBulkDown | Self::FramingBulkUp => "cpu_s_per_gb",
+            Self::Mix | Self::FramingMix => "cpu_us_per_message",
             Self::Ping => "messages_per_s_per_core",
             Self::LatencyP50 | Self::LatencyP99 | Self::LatencyP999 => "added_us",
             Self::IdleRss => "rss_bytes_per_pair",
@@ -90,8 +102,20 @@ impl Work {
                 vec![Scenario::Busy(BUSY_SESSIONS), Scenario::Stalled(BUSY_SESSIONS)]
             }
             Self::StormP99 => vec![Scenario::Mix(STORM_SESSIONS), Scenario::Storm(STORM_SESSIONS)],
+            Self::FramingBulkDown => Leg::ALL.map(|leg| Scenario::Framed(Load::Down, leg)).to_vec(),
+            Self::FramingBulkUp => Leg::ALL.map(|leg| Scenario::Framed(Load::Up, leg)).to_vec(),
+            Self::FramingMix => Leg::ALL.map(|leg| Scenario::Framed(Load::Mix, leg)).to_vec(),
         }
     }
+}
+
+/// What is moved to see what a client's framing costs. Unmasking is only paid
+/// upwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    Down,
+    Up,
+    Mix,
 }
 
 /// One way to run `ringway bench`, with its number of sessions.
@@ -107,6 +131,8 @@ pub enum Scenario {
     Handshake,
     Busy(u32),
     Stalled(u32),
+    /// Of Ringway alone: no other has such clients.
+    Framed(Load, Leg),
 }
 
 impl Scenario {
@@ -114,6 +140,8 @@ impl Scenario {
         match self {
             Self::Floor => 1,
             Self::Handshake => HANDSHAKES_AT_ONCE,
+            Self::Framed(Load::Down | Load::Up, _) => FRAMING_BULK_SESSIONS,
+            Self::Framed(Load::Mix, _) => FRAMING_MIX_SESSIONS,
             Self::Bulk(sessions)
             | Self::Mix(sessions)
             | Self::Storm(sessions)
@@ -136,6 +164,14 @@ impl Scenario {
             Self::Idle(_) => "idle",
             Self::Busy(_) => "busy",
             Self::Stalled(_) => "stalled",
+            Self::Framed(load, leg) => {
+                let load = match load {
+                    Load::Down => "down",
+                    Load::Up => "up",
+                    Load::Mix => "mix",
+                };
+                return format!("framing-{load}-{}", leg.key());
+            }
         };
         format!("{name}-{}", self.sessions())
     }
@@ -146,6 +182,8 @@ impl Scenario {
             return Some("the floor is stated for bulk alone");
         }
         match (self, engine.legs(), engine) {
+            (Self::Framed(..), _, Engine::Ringway) => None,
+            (Self::Framed(..), ..) => Some("only Ringway has clients with such a framing"),
             (Self::Handshake | Self::Storm(_), Legs::Tcp, _) => {
                 Some("its visitors come without TLS: there is no handshake")
             }
@@ -182,6 +220,14 @@ impl Scenario {
             Self::Ping(_) => arguments.extend(["--profile", "ping"]),
             Self::Stalled(_) => arguments.extend(["--stalled", "1"]),
             Self::Storm(_) => arguments.extend(["--storm", &storm]),
+            Self::Framed(load, leg) => {
+                match load {
+                    Load::Down => arguments.extend(["--profile", "bulk", "--direction", "down"]),
+                    Load::Up => arguments.extend(["--profile", "bulk", "--direction", "up"]),
+                    Load::Mix => {}
+                }
+                arguments.extend(["--leg", leg.key()]);
+            }
             // The mix is the default of the bench.
             Self::Floor | Self::Handshake | Self::Idle(_) | Self::Mix(_) | Self::Busy(_) => {}
         }
@@ -190,7 +236,9 @@ impl Scenario {
 
     pub const fn seconds(self, plan: &Plan) -> u32 {
         match self {
-            Self::Floor | Self::Bulk(_) | Self::Ping(_) | Self::Handshake => plan.short_s,
+            Self::Floor | Self::Bulk(_) | Self::Ping(_) | Self::Handshake | Self::Framed(..) => {
+                plan.short_s
+            }
             Self::Mix(_) | Self::Storm(_) => plan.long_s,
             Self::Busy(_) | Self::Stalled(_) => plan.stalled_s,
             Self::Idle(_) => plan.idle_hold_s,
@@ -301,7 +349,7 @@ impl Plan {
     /// For the report.
     pub fn describe(&self) -> String {
         format!(
-            "{} round{} in alternation; measured per run: {} s (bulk, ping, handshake), {} s (mix, storm), \
+            "{} round{} in alternation; measured per run: {} s (bulk, ping, handshake, framing), {} s (mix, storm), \
              {} s (stalled reader), after {} s to warm up",
             self.rounds,
             if self.rounds == 1 { "" } else { "s" },
@@ -333,6 +381,7 @@ pub mod tests {
         assert_eq!(engines(Scenario::Bulk(64)), 5);
         assert_eq!(engines(Scenario::Mix(300)), 7);
         assert_eq!(engines(Scenario::Handshake), 3);
+        assert_eq!(engines(Scenario::Framed(Load::Up, Leg::Tsgu)), 1);
     }
 
     #[test]
@@ -378,5 +427,9 @@ pub mod tests {
             "handshake --concurrent 32 --seconds 2 --warm-up-seconds 1"
         );
         assert!(said(Scenario::Storm(300)).ends_with("--storm 500"));
+        let up = said(Scenario::Framed(Load::Up, Leg::TsguHttp));
+        assert!(up.ends_with("--profile bulk --direction up --leg tsgu-http"), "{up}");
+        let mix = said(Scenario::Framed(Load::Mix, Leg::Raw));
+        assert!(mix.starts_with("relay --sessions 300") && mix.ends_with("--leg raw"), "{mix}");
     }
 }

@@ -84,7 +84,7 @@ fn gateway_dialer(config: &AgentConfig, enrolment: &Enrolment) -> Result<Dialer,
         Some(path) => identity::read_roots(Some(path))?,
         None => enrolment.roots.clone(),
     };
-    Ok(Dialer::new(config.tls.client(roots)?, config.limits.dial()))
+    Ok(Dialer::of_host(config.tls.client(roots)?, config.limits.dial()))
 }
 
 /// Why an agent cannot start.

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Runtime;
 
 use super::engine::{Opener, Route};
+use super::framing::ClientLeg;
 use super::parties::{ASKING_AT_ONCE, ToEngine, User, serve_orders};
 use crate::channel::enroll::{EnrolSettings, Enrolment, enroll};
 use crate::cli::ctl;
@@ -219,10 +220,10 @@ impl Deployment {
     ///
     /// # Errors
     /// When the channel does not open.
-    pub fn route(&self) -> anyhow::Result<Route> {
+    pub fn route(&self, leg: ClientLeg) -> anyhow::Result<Route> {
         let (commands, inbox) = unbounded();
         let bell = Arc::new(Doorbell::new()?);
-        let engine = ToEngine::new(commands, Arc::clone(&bell));
+        let engine = ToEngine::new(commands, Arc::clone(&bell), leg);
         let runtime = self.runtime.as_ref().context("the deployment has ended")?;
         let _inside = runtime.enter();
 

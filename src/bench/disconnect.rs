@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
 use super::deployment::Marks;
+use super::framing::ClientLeg;
 use super::options::{Direction, DisconnectArgs};
 use super::profile::Profile;
 use super::run::{Bench, run_for};
@@ -29,6 +30,7 @@ const PAUSE_SECONDS: f64 = 0.5;
 pub struct DisconnectReport {
     pub bench: &'static str,
     pub machine: Machine,
+    pub leg: ClientLeg,
     /// As many as the limit of descriptors allows.
     pub sessions: u32,
     pub sessions_asked: u32,
@@ -76,7 +78,8 @@ pub fn run(args: &DisconnectArgs) -> anyhow::Result<DisconnectReport> {
         "only our own broker takes the order: leave --through out"
     );
     let marks = Marks { users: args.rounds, sessions_each: args.end };
-    let sessions = args.sessions.min(room_for_sessions());
+    let leg = args.clients.leg;
+    let sessions = args.sessions.min(room_for_sessions(leg));
     anyhow::ensure!(
         marks.sessions() <= sessions,
         "{} sessions are too few for {} orders that end {} each",
@@ -84,7 +87,7 @@ pub fn run(args: &DisconnectArgs) -> anyhow::Result<DisconnectReport> {
         args.rounds,
         args.end
     );
-    let mut bench = Bench::start_marked(&args.common, sessions, Direction::Down, marks)?;
+    let mut bench = Bench::start_marked(&args.common, leg, sessions, Direction::Down, marks)?;
     let admin = bench.target.broker_socket().context("there is no broker of ours")?;
     bench.open(vec![Profile::Idle; sessions as usize])?;
     bench.engine.start_traffic();
@@ -131,6 +134,7 @@ pub fn run(args: &DisconnectArgs) -> anyhow::Result<DisconnectReport> {
     Ok(DisconnectReport {
         bench: "disconnect",
         machine: Machine::here(bench.engine.congestion_control(), stolen_percent),
+        leg,
         sessions,
         sessions_asked: args.sessions,
         rounds: args.rounds,
@@ -145,8 +149,9 @@ fn record(histogram: &mut Histogram<u64>, time: Duration) {
     histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
-/// Both ends are ours: two legs each.
-fn room_for_sessions() -> u32 {
+/// Both ends are ours: two legs each, or three.
+fn room_for_sessions(leg: ClientLeg) -> u32 {
+    let legs = if leg == ClientLeg::TsguHttp { 3 } else { 2 };
     let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    u32::try_from(most.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(u32::MAX)
+    u32::try_from(most.saturating_sub(OTHER_DESCRIPTORS) / legs).unwrap_or(u32::MAX)
 }

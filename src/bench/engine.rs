@@ -7,6 +7,7 @@
 mod io;
 mod plan;
 mod shakes;
+mod unclaimed;
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,13 +22,16 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::plan::Due;
 pub use self::shakes::Pace;
 use self::shakes::Shakes;
-use super::leg::{Greeting, Leg, LegError, Scratch};
+use self::unclaimed::Unclaimed;
+use super::greeting::Greeting;
+use super::leg::{Leg, LegError, Scratch};
 use super::profile::Profile;
-use super::session::{Session, State};
+use super::session::{Later, Session, State, Wire};
 use super::tally::{Faults, Tally};
 use crate::core::random::Random;
 use crate::core::tickets::Role;
@@ -58,9 +62,22 @@ pub enum Command {
         address: SocketAddr,
         name: ServerName<'static>,
         greeting: Greeting,
+        /// Of a client that is placed by the gateway.
+        placed: Option<PlacedByGateway>,
     },
+    /// Dial a host's leg of a session whose client is going to tell it which.
+    DialHost { address: SocketAddr, name: ServerName<'static>, greeting: Greeting },
     /// A session will not come about.
     Failed { session: u32, why: String },
+}
+
+/// What belongs to a client whose session nobody but the gateway can name.
+#[derive(Debug)]
+pub struct PlacedByGateway {
+    /// Its second connection, for when the first has been answered.
+    pub second: Option<Greeting>,
+    /// Given back when its session is open.
+    pub turn: OwnedSemaphorePermit,
 }
 
 /// How sessions come about.
@@ -88,7 +105,7 @@ pub struct EngineSettings {
 /// Whom a readiness is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    Leg(u32, Role),
+    Leg(u32, Wire),
     Unclaimed(usize),
     Shake(usize),
     Listener,
@@ -98,12 +115,13 @@ enum Target {
 impl Target {
     fn pack(self) -> EventData {
         let (kind, key) = match self {
-            Self::Leg(session, Role::Client) => (0, u64::from(session)),
-            Self::Leg(session, Role::Host) => (1, u64::from(session)),
+            Self::Leg(session, Wire::Client) => (0, u64::from(session)),
+            Self::Leg(session, Wire::Host) => (1, u64::from(session)),
             Self::Unclaimed(key) => (2, key as u64),
             Self::Shake(key) => (3, key as u64),
             Self::Listener => (4, 0),
             Self::Bell => (5, 0_u64),
+            Self::Leg(session, Wire::ClientIn) => (6, u64::from(session)),
         };
         EventData::new_u64(kind << 56 | key)
     }
@@ -114,20 +132,15 @@ impl Target {
         let (session, index) =
             (u32::try_from(key).unwrap_or(u32::MAX), usize::try_from(key).unwrap_or(usize::MAX));
         match data >> 56 {
-            0 => Self::Leg(session, Role::Client),
-            1 => Self::Leg(session, Role::Host),
+            0 => Self::Leg(session, Wire::Client),
+            1 => Self::Leg(session, Wire::Host),
             2 => Self::Unclaimed(index),
             3 => Self::Shake(index),
             4 => Self::Listener,
+            6 => Self::Leg(session, Wire::ClientIn),
             _ => Self::Bell,
         }
     }
-}
-
-/// A leg that was accepted and has not said whose it is.
-struct Unclaimed {
-    leg: Leg,
-    hello: Vec<u8>,
 }
 
 /// Sessions by what became of them.
@@ -153,7 +166,7 @@ pub struct Engine {
     shakes: Shakes,
     due: BinaryHeap<Due>,
     /// Legs that were interrupted in the middle of their work.
-    ready: VecDeque<(u32, Role)>,
+    ready: VecDeque<(u32, Wire)>,
     random: Random,
     is_traffic_on: bool,
     congestion_control: Option<String>,
@@ -220,7 +233,9 @@ impl Engine {
             Route::Through { relay, .. } => {
                 let relay = *relay;
                 let name = ServerName::from(relay.ip());
-                self.dial(number, Role::Client, relay, name, Greeting::None);
+                let first = Later { address: relay, name, greeting: Greeting::None };
+                self.tell_host(number);
+                self.dial(number, Wire::Client, first);
             }
         }
     }
@@ -232,7 +247,7 @@ impl Engine {
                 client.stalled = stalled;
             }
             if !stalled {
-                self.ready.push_back((index, Role::Client));
+                self.ready.push_back((index, Wire::Client));
             }
         }
     }
@@ -304,8 +319,8 @@ impl Engine {
             self.send_due();
             self.shake_due();
             for _ in 0..self.ready.len() {
-                if let Some((session, side)) = self.ready.pop_front() {
-                    self.advance(session, side);
+                if let Some((session, wire)) = self.ready.pop_front() {
+                    self.advance(session, wire);
                 }
             }
         }
@@ -317,15 +332,15 @@ impl Engine {
 
     fn on_ready(&mut self, target: Target, flags: EventFlags) {
         match target {
-            Target::Leg(session, side) => {
+            Target::Leg(session, wire) => {
                 if let Some(session) = self.sessions.get_mut(session as usize)
-                    && let Some(leg) = session.leg(side)
+                    && let Some(leg) = session.leg(wire)
                 {
                     leg.blocked &= !flags.contains(EventFlags::OUT);
                     let end = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
                     leg.hung_up |= flags.intersects(end);
                 }
-                self.advance(session, side);
+                self.advance(session, wire);
             }
             Target::Unclaimed(key) => self.hear_hello(key),
             Target::Shake(key) => self.advance_shake(key),
@@ -340,39 +355,55 @@ impl Engine {
         let all: Vec<Command> = commands.try_iter().collect();
         for command in all {
             match command {
-                Command::Dial { session, side, address, name, greeting } => {
-                    self.dial(session, side, address, name, greeting);
+                Command::Dial { session, side, address, name, greeting, placed } => {
+                    let wire = if side == Role::Host { Wire::Host } else { Wire::Client };
+                    if let Some(PlacedByGateway { second, turn }) = placed {
+                        self.tell_host(session);
+                        if let Some(session) = self.sessions.get_mut(session as usize) {
+                            session.turn = Some(turn);
+                            let name = name.clone();
+                            session.client_in_later =
+                                second.map(|greeting| Later { address, name, greeting });
+                        }
+                    }
+                    self.dial(session, wire, Later { address, name, greeting });
+                }
+                Command::DialHost { address, name, greeting } => {
+                    self.dial_unclaimed(Later { address, name, greeting });
                 }
                 Command::Failed { session, why } => self.fail(session, &why),
             }
         }
     }
 
-    fn dial(
-        &mut self,
-        number: u32,
-        side: Role,
-        address: SocketAddr,
-        name: ServerName<'static>,
-        greeting: Greeting,
-    ) {
-        let tls = self.tls.clone().map(|config| (config, name));
-        let dialled = dial(address).map_err(LegError::from).and_then(|socket| {
-            self.watch(&socket, Target::Leg(number, side))?;
-            Leg::dialling(socket, tls, greeting)
-        });
+    /// The client of this session is to say whose session it is.
+    fn tell_host(&mut self, number: u32) {
+        if let Some(session) = self.sessions.get_mut(number as usize) {
+            session.is_told = true;
+        }
+    }
+
+    fn dial(&mut self, number: u32, wire: Wire, to: Later) {
+        let dialled = self.begin_leg(Target::Leg(number, wire), to);
         match (dialled, self.sessions.get_mut(number as usize)) {
             (Ok(leg), Some(session)) => {
                 // Without TLS there is nothing to wait for.
                 let is_open = leg.is_open();
-                *session.leg(side) = Some(leg);
+                *session.leg(wire) = Some(leg);
                 if is_open {
-                    self.on_leg_open(number, side);
+                    self.on_leg_open(number, wire);
                 }
             }
             (Err(error), _) => self.fail(number, &error.to_string()),
             (Ok(_), None) => {}
         }
+    }
+
+    fn begin_leg(&self, target: Target, to: Later) -> Result<Leg, LegError> {
+        let tls = self.tls.clone().map(|config| (config, to.name));
+        let socket = dial(to.address)?;
+        self.watch(&socket, target)?;
+        Leg::dialling(socket, tls, to.greeting)
     }
 
     fn watch(&self, socket: &TcpStream, target: Target) -> Result<(), std::io::Error> {
@@ -387,7 +418,7 @@ impl Engine {
             return;
         }
         let state = session.state;
-        (session.client, session.host) = (None, None);
+        session.drop_legs();
         session.state = State::Failed;
         // What opened counts as live until it is over.
         if state == State::Opening {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::leg::RECORD_DATA_MAX;
+use super::framing::RECORD_DATA_MAX;
 use super::pattern;
 
 /// What is wrong with what arrived.

@@ -1,18 +1,21 @@
 //! One end of a session as the bench plays it: a socket, TLS, a greeting, and
 //! then data. Bytes in, bytes out; the engine does the reading and writing.
 
+use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use super::framing::Framing;
+use super::greeting::Greeting;
 use crate::tls::handshake::{ClientHandshake, EstablishedTls, ServerHandshake, TlsError};
 use crate::tls::record::{
-    CONTROL_RECORD_LEN, Framed, MAX_OPENED_LEN, MAX_PLAINTEXT_LEN, MAX_RECORD_LEN, Opened,
-    RecordError, RecordLayer, next_record,
+    CONTROL_RECORD_LEN, Framed, MAX_OPENED_LEN, MAX_RECORD_LEN, Opened, RecordError, RecordLayer,
+    next_record,
 };
-use crate::wire::relay_answer::{self, Answer};
+use crate::wire::framing_error::FramingError;
 
 /// Where a record is opened into.
 pub type Scratch = [u8; MAX_OPENED_LEN];
@@ -30,25 +33,16 @@ pub enum LegError {
     Refused(u16, String),
     #[error("the answer is not understood: {0}")]
     Answer(String),
+    #[error("its framing: {0}")]
+    Framing(#[from] FramingError),
     #[error("the socket: {0}")]
     Socket(#[from] std::io::Error),
     #[error("the stream was cut off")]
     Cut,
 }
 
-/// What follows a handshake before a leg carries data.
-#[derive(Debug)]
-pub enum Greeting {
-    /// Nothing.
-    None,
-    /// A request for the relay, answered with `101`.
-    Relay(String),
-    /// A request that is answered, whatever with; then the leg is done.
-    Once(String),
-}
-
 enum Stage {
-    Client(Box<ClientHandshake>, Greeting),
+    Client(Box<ClientHandshake>, Box<Greeting>),
     Server(Box<ServerHandshake>),
     Open(Option<Box<RecordLayer>>),
 }
@@ -60,6 +54,8 @@ pub struct Progress {
     pub opened: bool,
     /// A [`Greeting::Once`] was answered.
     pub answered: bool,
+    /// So many times the client's other connection may go on with its greeting.
+    pub prompts: u32,
     /// The peer said `close_notify`.
     pub closed: bool,
 }
@@ -77,6 +73,11 @@ pub struct Leg {
     /// Not read, on purpose.
     pub stalled: bool,
     partial: Vec<u8>,
+    framing: Framing,
+    /// The peer has taken its leave in its framing; what it still says is void.
+    has_left: bool,
+    /// What is still to be said of the greeting, framed.
+    unprompted: VecDeque<Vec<u8>>,
 }
 
 impl Leg {
@@ -93,7 +94,7 @@ impl Leg {
         if let Some((config, name)) = tls {
             let mut handshake = ClientHandshake::new(config, name)?;
             leg.unsent = handshake.take_outgoing();
-            leg.stage = Stage::Client(Box::new(handshake), greeting);
+            leg.stage = Stage::Client(Box::new(handshake), Box::new(greeting));
         }
         // Until it is connected.
         leg.blocked = true;
@@ -121,6 +122,9 @@ impl Leg {
             hung_up: false,
             stalled: false,
             partial: Vec::new(),
+            framing: Framing::default(),
+            has_left: false,
+            unprompted: VecDeque::new(),
         }
     }
 
@@ -166,28 +170,12 @@ impl Leg {
     ) -> Result<(), LegError> {
         let is_ready = match &mut self.stage {
             Stage::Client(handshake, greeting) => {
-                let before = handshake.is_established();
-                let fed = handshake.feed(bytes);
-                if fed.is_ok() && handshake.is_established() && !before {
-                    match greeting {
-                        Greeting::None => {}
-                        Greeting::Relay(request) | Greeting::Once(request) => {
-                            handshake.send(request.as_bytes())?;
-                        }
-                    }
-                }
+                let is_first = !handshake.is_established();
+                let heard = handshake.feed(bytes).map_err(LegError::from);
+                let heard = heard.and_then(|()| converse(handshake, greeting, is_first, progress));
+                // An alert of ours, if that failed.
                 self.unsent.append(&mut handshake.take_outgoing());
-                fed?;
-                match greeting {
-                    Greeting::None => handshake.is_established(),
-                    Greeting::Relay(_) => is_let_in(handshake)?,
-                    Greeting::Once(_) => {
-                        progress.answered |= !handshake.plaintext().is_empty();
-                        let read = handshake.plaintext().len();
-                        handshake.consume_plaintext(read);
-                        false
-                    }
-                }
+                heard?
             }
             Stage::Server(handshake) => {
                 let fed = handshake.feed(bytes);
@@ -201,17 +189,34 @@ impl Leg {
             return Ok(());
         }
         let established = match std::mem::replace(&mut self.stage, Stage::Open(None)) {
-            Stage::Client(handshake, _) => handshake.into_keys()?,
+            Stage::Client(handshake, greeting) => {
+                (self.framing, self.unprompted) = greeting.into_framing();
+                handshake.into_keys()?
+            }
             Stage::Server(handshake) => handshake.into_keys()?,
             Stage::Open(_) => return Ok(()),
         };
-        let EstablishedTls { records, leftover_ciphertext, leftover_plaintext, .. } = established;
+        let EstablishedTls { records, leftover_ciphertext, mut leftover_plaintext, .. } =
+            established;
         self.stage = Stage::Open(Some(Box::new(records)));
         progress.opened = true;
         if !leftover_plaintext.is_empty() {
-            data(&leftover_plaintext);
+            self.hear(&mut leftover_plaintext, data)?;
         }
         progress.closed |= self.open(&leftover_ciphertext, scratch, data)?;
+        Ok(())
+    }
+
+    /// Takes plaintext of an open leg out of its framing.
+    fn hear(&mut self, plaintext: &mut [u8], data: &mut impl FnMut(&[u8])) -> Result<(), LegError> {
+        if self.has_left {
+            return Ok(());
+        }
+        let stripped = self.framing.strip(plaintext)?;
+        self.has_left = stripped.is_last;
+        if stripped.len > 0 {
+            data(plaintext.get(..stripped.len).unwrap_or_default());
+        }
         Ok(())
     }
 
@@ -222,12 +227,12 @@ impl Leg {
         scratch: &mut Scratch,
         data: &mut impl FnMut(&[u8]),
     ) -> Result<bool, LegError> {
-        let Stage::Open(Some(records)) = &mut self.stage else {
+        if let Stage::Open(None) = self.stage {
             if !bytes.is_empty() {
                 data(bytes);
             }
             return Ok(false);
-        };
+        }
         while !self.partial.is_empty() && !bytes.is_empty() {
             let Framed::Incomplete { needed } = next_record(&self.partial)? else { break };
             let (now, rest) = bytes.split_at(bytes.len().min(needed - self.partial.len()));
@@ -235,7 +240,7 @@ impl Leg {
             bytes = rest;
             if let Framed::Complete { .. } = next_record(&self.partial)? {
                 let record = std::mem::take(&mut self.partial);
-                if open_record(records, &record, scratch, data)? {
+                if self.open_record(&record, scratch, data)? {
                     return Ok(true);
                 }
             }
@@ -244,7 +249,7 @@ impl Leg {
             match next_record(bytes)? {
                 Framed::Complete { total_len, .. } => {
                     let (record, rest) = bytes.split_at(total_len);
-                    if open_record(records, record, scratch, data)? {
+                    if self.open_record(record, scratch, data)? {
                         return Ok(true);
                     }
                     bytes = rest;
@@ -259,41 +264,74 @@ impl Leg {
         Ok(false)
     }
 
-    /// Appends data to `out` as one record (at most 16 KiB of it).
+    /// Opens one record. Says whether it was `close_notify`.
+    fn open_record(
+        &mut self,
+        record: &[u8],
+        scratch: &mut Scratch,
+        data: &mut impl FnMut(&[u8]),
+    ) -> Result<bool, LegError> {
+        let Stage::Open(Some(records)) = &mut self.stage else { return Ok(false) };
+        match records.open_into(record, scratch)? {
+            Opened::Data { len } => self.hear(scratch.get_mut(..len).unwrap_or_default(), data)?,
+            Opened::CloseNotify => return Ok(true),
+            Opened::Alert { description, .. } => return Err(LegError::Alert(description)),
+            Opened::Control => {}
+        }
+        Ok(false)
+    }
+
+    /// Appends data to `out` as one record (at most [`RECORD_DATA_MAX`] of it), in
+    /// the leg's framing.
+    ///
+    /// [`RECORD_DATA_MAX`]: super::framing::RECORD_DATA_MAX
     ///
     /// # Errors
     /// When the leg is not open, or its key is used up.
     pub fn seal(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), LegError> {
-        let Stage::Open(records) = &mut self.stage else {
-            return Err(LegError::Tls(TlsError::NotEstablished));
-        };
-        let Some(records) = records else {
-            out.extend_from_slice(data);
-            return Ok(());
-        };
-        if records.wants_key_update() {
-            append(out, CONTROL_RECORD_LEN, |room| records.seal_key_update(room, false))?;
-        }
-        append(out, records.sealed_len(data.len()), |room| {
-            let offset = records.plaintext_offset();
-            room.get_mut(offset..offset + data.len())
-                .ok_or(RecordError::BufferTooSmall)?
-                .copy_from_slice(data);
-            records.seal_in_place(room, data.len())
+        let (stage, framing) = (&mut self.stage, &mut self.framing);
+        seal_with(stage, framing.dressed_len(data.len()), out, |place| {
+            Ok(framing.dress(data, place)?)
         })
     }
 
-    /// Appends the end of our stream to `out`.
+    /// Goes on with the greeting, where the peer has prompted it on another
+    /// connection.
+    ///
+    /// # Errors
+    /// When the leg is not open, or its key is used up.
+    pub fn go_on(&mut self) -> Result<(), LegError> {
+        let Some(words) = self.unprompted.pop_front() else { return Ok(()) };
+        let mut unsent = std::mem::take(&mut self.unsent);
+        let sealed = self.seal_words(&words, &mut unsent);
+        self.unsent = unsent;
+        sealed
+    }
+
+    /// Appends the end of our stream to `out`: what the framing has for it, then
+    /// `close_notify`.
     ///
     /// # Errors
     /// When it was said already.
     pub fn seal_close(&mut self, out: &mut Vec<u8>) -> Result<(), LegError> {
+        let farewell = self.framing.farewell();
+        if !farewell.is_empty() {
+            self.seal_words(&farewell, out)?;
+        }
         match &mut self.stage {
             Stage::Open(Some(records)) => {
-                append(out, CONTROL_RECORD_LEN, |room| records.seal_close_notify(room))
+                append(out, CONTROL_RECORD_LEN, |room| Ok(records.seal_close_notify(room)?))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Appends what is framed already.
+    fn seal_words(&mut self, words: &[u8], out: &mut Vec<u8>) -> Result<(), LegError> {
+        seal_with(&mut self.stage, words.len(), out, |place| {
+            place.copy_from_slice(words);
+            Ok(())
+        })
     }
 
     /// TLS tells a cut stream from an ended one; a plain leg cannot.
@@ -303,53 +341,65 @@ impl Leg {
     }
 }
 
-/// Longest plaintext that [`Leg::seal`] takes.
-pub const RECORD_DATA_MAX: usize = MAX_PLAINTEXT_LEN;
-
-fn is_let_in(handshake: &mut ClientHandshake) -> Result<bool, LegError> {
-    match relay_answer::parse(handshake.plaintext()).map_err(LegError::Answer)? {
-        None => Ok(false),
-        Some(Answer::Switched { head_length }) => {
-            handshake.consume_plaintext(head_length);
-            Ok(true)
-        }
-        Some(Answer::Refused { head_length, status, body_length }) => {
-            let body = handshake.plaintext().get(head_length..).unwrap_or_default();
-            if body_length.is_some_and(|length| body.len() < length) {
-                return Ok(false);
-            }
-            Err(LegError::Refused(status, String::from_utf8_lossy(body).into_owned()))
+/// Goes on with a greeting as far as what came allows. Says whether it is over.
+fn converse(
+    handshake: &mut ClientHandshake,
+    greeting: &mut Greeting,
+    is_first: bool,
+    progress: &mut Progress,
+) -> Result<bool, LegError> {
+    if !handshake.is_established() {
+        return Ok(false);
+    }
+    if is_first {
+        handshake.send(greeting.opening())?;
+    }
+    loop {
+        let heard = greeting.hear(handshake.plaintext())?;
+        handshake.consume_plaintext(heard.used);
+        handshake.send(&heard.say)?;
+        progress.prompts += heard.prompts;
+        progress.answered |= heard.answered;
+        if heard.is_over || heard.used == 0 {
+            return Ok(heard.is_over);
         }
     }
 }
 
-/// Opens one record. Says whether it was `close_notify`.
-fn open_record(
-    records: &mut RecordLayer,
-    record: &[u8],
-    scratch: &mut Scratch,
-    data: &mut impl FnMut(&[u8]),
-) -> Result<bool, LegError> {
-    match records.open_into(record, scratch)? {
-        Opened::Data { len } => data(scratch.get(..len).unwrap_or_default()),
-        Opened::CloseNotify => return Ok(true),
-        Opened::Alert { description, .. } => return Err(LegError::Alert(description)),
-        Opened::Control => {}
+/// Appends one record, whose `len` bytes of plaintext `write` puts in place.
+fn seal_with(
+    stage: &mut Stage,
+    len: usize,
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut [u8]) -> Result<(), LegError>,
+) -> Result<(), LegError> {
+    let Stage::Open(records) = stage else {
+        return Err(LegError::Tls(TlsError::NotEstablished));
+    };
+    let Some(records) = records else {
+        return append(out, len, |place| write(place).map(|()| len));
+    };
+    if records.wants_key_update() {
+        append(out, CONTROL_RECORD_LEN, |room| Ok(records.seal_key_update(room, false)?))?;
     }
-    Ok(false)
+    append(out, records.sealed_len(len), |room| {
+        let offset = records.plaintext_offset();
+        let place = room.get_mut(offset..offset + len).ok_or(RecordError::BufferTooSmall)?;
+        write(place)?;
+        Ok(records.seal_in_place(room, len)?)
+    })
 }
 
 fn append(
     out: &mut Vec<u8>,
     room: usize,
-    seal: impl FnOnce(&mut [u8]) -> Result<usize, RecordError>,
+    write: impl FnOnce(&mut [u8]) -> Result<usize, LegError>,
 ) -> Result<(), LegError> {
     let start = out.len();
     out.resize(start + room, 0);
-    let sealed = seal(out.get_mut(start..).unwrap_or_default());
-    out.truncate(start + sealed.unwrap_or(0));
-    sealed?;
-    Ok(())
+    let written = write(out.get_mut(start..).unwrap_or_default());
+    out.truncate(start + written.as_ref().copied().unwrap_or(0));
+    written.map(drop)
 }
 
 impl std::fmt::Debug for Leg {

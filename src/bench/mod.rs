@@ -2,6 +2,7 @@
 //! every byte at its far end, and says what the relay took for it.
 //!
 //! [`profile`] says what users do, [`flow`] and [`pattern`] what must arrive,
+//! [`framing`] and [`greeting`] how a client reaches the gateway,
 //! [`engine`] does the I/O of both ends, [`deployment`] is the gateway to load
 //! and its users and session host the parties,
 //! [`sample`] looks at processes from outside, [`report`] tells.
@@ -10,6 +11,8 @@ pub mod deployment;
 pub mod disconnect;
 pub mod engine;
 pub mod flow;
+pub mod framing;
+pub mod greeting;
 pub mod leg;
 pub mod options;
 mod parties;

@@ -7,13 +7,18 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::framing::ClientLeg;
 use super::profile::{Mix, Profile};
 
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Without --through it starts a broker and a gateway of its own on loopback, with
 real enrolment, tickets and TLS, and ends them afterwards. Exit code 3: a byte
-was wrong, missing or too many, or a session failed.")]
+was wrong, missing or too many, or a session failed.
+
+  ringway bench relay --profile bulk --sessions 8 --direction up --leg websocket
+  ringway bench relay --sessions 300 --leg tsgu-http
+  ringway bench sessions --sessions 10000 --idle --leg tsgu")]
 pub enum Command {
     /// Sessions that all stay: what a byte or a message costs, and how long it takes
     Relay(RelayArgs),
@@ -81,6 +86,14 @@ pub enum Cipher {
     Aes256,
 }
 
+/// How clients come.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Clients {
+    /// How the clients reach the gateway; session hosts stay raw
+    #[arg(long, value_enum, default_value_t = ClientLeg::Raw, conflicts_with = "through")]
+    pub leg: ClientLeg,
+}
+
 /// Who does what.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Users {
@@ -107,6 +120,8 @@ impl Users {
 pub struct RelayArgs {
     #[command(flatten)]
     pub users: Users,
+    #[command(flatten)]
+    pub clients: Clients,
     /// Sessions at once
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -142,6 +157,8 @@ pub enum Direction {
 pub struct SessionsArgs {
     #[command(flatten)]
     pub users: Users,
+    #[command(flatten)]
+    pub clients: Clients,
     /// Sessions in all
     #[arg(long, value_name = "N", default_value_t = 1_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -182,6 +199,8 @@ pub struct HandshakeArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct DisconnectArgs {
+    #[command(flatten)]
+    pub clients: Clients,
     /// Silent sessions at once; as many as the limit of descriptors allows
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]

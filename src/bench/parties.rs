@@ -1,6 +1,7 @@
 //! The two parties that bring a session about: users who ask the gateway
 //! (step 7), and the session host's agent, which hears the broker's orders
-//! (step 9). The engine then plays both legs.
+//! (step 9). The engine then plays both legs. A client of an RD Gateway asks
+//! nobody before it comes.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -8,14 +9,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::Sender;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use rustls::pki_types::ServerName;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::deployment::{DESKTOP, Marks};
-use super::engine::Command;
-use super::leg::Greeting;
+use super::engine::{Command, PlacedByGateway};
+use super::framing::ClientLeg;
+use super::greeting::{Greeting, TsguClient, placed_by_gateway};
 use crate::channel::client::{self, ChannelEvent, ChannelHandle, ChannelSettings};
 use crate::channel::enroll::Enrolment;
-use crate::core::ids::SessionId;
+use crate::core::ids::{ResourceId, SessionId};
 use crate::core::tickets::Role;
 use crate::dial::http::HttpsClient;
 use crate::dial::relay::request_head;
@@ -25,6 +28,7 @@ use crate::tls::settings::TlsSettings;
 use crate::wire::arm::{ConnectionRequest, ConnectionResponse};
 use crate::wire::channel::{AgentToBroker, BrokerToAgent, VERSION};
 use crate::wire::enroll::MachineRole;
+use crate::wire::resource_name::ResourceName;
 
 /// Users who ask at once; each waits for one answer of the broker.
 pub(super) const ASKING_AT_ONCE: usize = 64;
@@ -36,13 +40,14 @@ const QUEUE_LENGTH: usize = 8_192;
 pub(super) struct ToEngine {
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
+    leg: ClientLeg,
     /// Sessions that were placed and whose host has not been ordered yet.
     numbers: Arc<Mutex<HashMap<SessionId, u32>>>,
 }
 
 impl ToEngine {
-    pub(super) fn new(commands: Sender<Command>, bell: Arc<Doorbell>) -> Self {
-        Self { commands, bell, numbers: Arc::default() }
+    pub(super) fn new(commands: Sender<Command>, bell: Arc<Doorbell>, leg: ClientLeg) -> Self {
+        Self { commands, bell, leg, numbers: Arc::default() }
     }
 
     fn tell(&self, command: Command) {
@@ -58,15 +63,96 @@ impl ToEngine {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).remove(&session)
     }
 
-    fn dial(&self, session: u32, side: Role, url: &str, address: SocketAddr, ticket: &str) {
-        let endpoint = url.parse::<Endpoint>().map_err(|error| error.to_string());
-        let command = endpoint.and_then(|endpoint| {
-            let name = endpoint.server_name().map_err(|error| error.to_string())?;
-            let head = request_head(&endpoint, side, ticket).map_err(|error| error.to_string())?;
-            Ok(Command::Dial { session, side, address, name, greeting: Greeting::Relay(head) })
+    /// Dials a client's leg that has a ticket.
+    fn dial_client(&self, session: u32, placed: &Placed<'_>, address: SocketAddr) {
+        let command = self.greet(session, placed).map(|(name, greeting)| Command::Dial {
+            session,
+            side: Role::Client,
+            address,
+            name,
+            greeting,
+            placed: None,
         });
         self.tell(command.unwrap_or_else(|why| Command::Failed { session, why }));
     }
+
+    fn greet(
+        &self,
+        session: u32,
+        placed: &Placed<'_>,
+    ) -> Result<(ServerName<'static>, Greeting), String> {
+        if self.leg == ClientLeg::Raw {
+            return relay_greeting(placed.url, Role::Client, placed.ticket);
+        }
+        let (endpoint, name) = endpoint(placed.url)?;
+        let resource: ResourceId = DESKTOP.parse().map_err(|_| "no name".to_owned())?;
+        let path = ResourceName { workspace: None, resource }.wst_path();
+        let path = format!("{path}?place={}", placed.ticket);
+        Ok((name, Greeting::websocket(&endpoint.authority(), &path, placed.token, session)))
+    }
+
+    /// Dials a client's leg that the gateway is to find a place for.
+    fn dial_placed_by_gateway(
+        &self,
+        session: u32,
+        url: &str,
+        token: &str,
+        address: SocketAddr,
+        turn: OwnedSemaphorePermit,
+    ) {
+        self.tell(match endpoint(url) {
+            Ok((endpoint, name)) => {
+                let authority = &endpoint.authority();
+                let client = TsguClient { authority, token, resource: DESKTOP, number: session };
+                let (greeting, second) = placed_by_gateway(self.leg, &client);
+                let placed = Some(PlacedByGateway { second, turn });
+                Command::Dial { session, side: Role::Client, address, name, greeting, placed }
+            }
+            Err(why) => Command::Failed { session, why },
+        });
+    }
+
+    /// Dials a host's leg; `None` for a session that its client will tell.
+    fn dial_host(&self, session: Option<u32>, url: &str, address: SocketAddr, ticket: &str) {
+        let (name, greeting) = match relay_greeting(url, Role::Host, ticket) {
+            Ok(greeting) => greeting,
+            Err(why) => {
+                tracing::warn!(why, "An order cannot be carried out");
+                return session
+                    .into_iter()
+                    .for_each(|session| self.tell(Command::Failed { session, why: why.clone() }));
+            }
+        };
+        let side = Role::Host;
+        self.tell(match session {
+            Some(session) => Command::Dial { session, side, address, name, greeting, placed: None },
+            None => Command::DialHost { address, name, greeting },
+        });
+    }
+}
+
+/// What a user was given.
+struct Placed<'a> {
+    url: &'a str,
+    ticket: &'a str,
+    token: &'a str,
+}
+
+fn endpoint(url: &str) -> Result<(Endpoint, ServerName<'static>), String> {
+    let endpoint: Endpoint =
+        url.parse().map_err(|error: crate::dial::endpoint::EndpointError| error.to_string())?;
+    let name = endpoint.server_name().map_err(|error| error.to_string())?;
+    Ok((endpoint, name))
+}
+
+fn relay_greeting(
+    url: &str,
+    side: Role,
+    ticket: &str,
+) -> Result<(ServerName<'static>, Greeting), String> {
+    let (endpoint, name) = endpoint(url)?;
+    let head = request_head(&endpoint, side, ticket).map_err(|error| error.to_string())?;
+    Ok((name, Greeting::Relay(head)))
 }
 
 /// The session host's agent, as far as the broker sees it. The second hears
@@ -116,19 +202,12 @@ async fn hear_orders(
             ChannelEvent::Message(BrokerToAgent::Order(order)) => {
                 let session = order.session;
                 let _ = channel.send(AgentToBroker::OrderAccepted { session });
-                match engine.number_of(session) {
-                    Some(number) => {
-                        engine.dial(
-                            number,
-                            Role::Host,
-                            &order.gateway_url,
-                            address,
-                            order.ticket.expose(),
-                        );
-                    }
-                    None => {
-                        tracing::warn!(%session, "An order for a session that nobody asked for")
-                    }
+                let number = engine.number_of(session);
+                if number.is_some() || engine.leg.is_placed_by_gateway() {
+                    let ticket = order.ticket.expose();
+                    engine.dial_host(number, &order.gateway_url, address, ticket);
+                } else {
+                    tracing::warn!(%session, "An order for a session that nobody asked for");
                 }
             }
             ChannelEvent::Message(BrokerToAgent::Cancel { session, refusal }) => {
@@ -157,11 +236,21 @@ impl User {
         while let Some(number) = asked.recv().await {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
             let user = Arc::clone(&user);
+            if user.engine.leg.is_placed_by_gateway() {
+                user.come_unasked(number, turn);
+                continue;
+            }
             tokio::spawn(async move {
                 user.ask(number).await;
                 drop(turn);
             });
         }
+    }
+
+    /// The gateway asks for this user.
+    fn come_unasked(&self, number: u32, turn: OwnedSemaphorePermit) {
+        let token = self.marks.token(&self.secret, number);
+        self.engine.dial_placed_by_gateway(number, &self.url, &token, self.address, turn);
     }
 
     async fn ask(&self, number: u32) {
@@ -176,14 +265,12 @@ impl User {
         match answer {
             Ok(answer) => {
                 self.engine.placed(number, answer.ringway.session);
-                let ticket = answer.ringway.ticket.expose();
-                self.engine.dial(
-                    number,
-                    Role::Client,
-                    answer.gateway_location.expose(),
-                    self.address,
-                    ticket,
-                );
+                let placed = Placed {
+                    url: answer.gateway_location.expose(),
+                    ticket: answer.ringway.ticket.expose(),
+                    token: &token,
+                };
+                self.engine.dial_client(number, &placed, self.address);
             }
             Err(error) => {
                 self.engine.tell(Command::Failed { session: number, why: error.to_string() });

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::framing::ClientLeg;
 use super::sample::{Machine, Sample};
 use super::tally::{Faults, Tally};
 use crate::observe::histogram_log::{self, Interval};
@@ -68,6 +69,7 @@ pub struct Report {
     pub bench: &'static str,
     pub machine: Machine,
     pub target: String,
+    pub leg: ClientLeg,
     pub profile: String,
     pub sessions: u32,
     pub seconds: f64,
@@ -138,6 +140,7 @@ impl From<BothMoments> for Moments {
 pub struct Asked {
     pub bench: &'static str,
     pub target: String,
+    pub leg: ClientLeg,
     pub profile: String,
     pub sessions: u32,
     pub is_open_loop: bool,
@@ -168,6 +171,7 @@ impl Report {
             bench: asked.bench,
             machine,
             target: asked.target,
+            leg: asked.leg,
             profile: asked.profile,
             sessions: asked.sessions,
             seconds: elapsed_s,
@@ -222,6 +226,7 @@ impl Report {
             let _ = writeln!(out, "  {name:<22} {value}");
         };
         line("through", self.target.clone());
+        line("clients' legs", self.leg.to_string());
         line("sessions", format!("{} ({})", self.sessions, self.profile));
         line("time", format!("{:.1} s, {}", self.seconds, self.arrival));
         line("messages", format!("{} up, {} down", self.messages.up, self.messages.down));

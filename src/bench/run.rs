@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::deployment::Marks;
 use super::engine::{Engine, Pace};
+use super::framing::ClientLeg;
 use super::options::{Common, Direction, HandshakeArgs, RelayArgs, SessionsArgs};
 use super::profile::{Mix, Profile};
 use super::progress;
@@ -72,19 +73,25 @@ impl Moment {
 }
 
 impl<'a> Bench<'a> {
-    fn start(common: &'a Common, sessions_max: u32, bulk: Direction) -> anyhow::Result<Self> {
-        Self::start_marked(common, sessions_max, bulk, Marks::default())
+    fn start(
+        common: &'a Common,
+        leg: ClientLeg,
+        sessions_max: u32,
+        bulk: Direction,
+    ) -> anyhow::Result<Self> {
+        Self::start_marked(common, leg, sessions_max, bulk, Marks::default())
     }
 
     pub(super) fn start_marked(
         common: &'a Common,
+        leg: ClientLeg,
         sessions_max: u32,
         bulk: Direction,
         marks: Marks,
     ) -> anyhow::Result<Self> {
         raise_descriptor_limit();
         let target = Target::start(common, sessions_max, marks)?;
-        let engine = target.engine(common, bulk)?;
+        let engine = target.engine(common, leg, bulk)?;
         rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS))?;
         let before_sessions = Moment::now(&target, common);
         Ok(Self { common, target, engine, before_sessions })
@@ -196,7 +203,7 @@ impl<'a> Bench<'a> {
 pub fn relay(args: &RelayArgs) -> anyhow::Result<Outcome> {
     let mix = args.users.mix();
     let all = args.sessions + args.stalled;
-    let mut bench = Bench::start(&args.common, all, args.direction)?;
+    let mut bench = Bench::start(&args.common, args.clients.leg, all, args.direction)?;
     let mut profiles: Vec<Profile> =
         (0..args.sessions as usize).map(|index| mix.profile_of(index)).collect();
     profiles.resize(all as usize, Profile::Bulk);
@@ -222,6 +229,7 @@ pub fn relay(args: &RelayArgs) -> anyhow::Result<Outcome> {
     let asked = Asked {
         bench: "relay",
         target: bench.target.to_string(),
+        leg: args.clients.leg,
         profile: mix.to_string(),
         sessions: args.sessions,
         is_open_loop: mix.is_open_loop(),
@@ -237,7 +245,8 @@ pub fn sessions(args: &SessionsArgs) -> anyhow::Result<Outcome> {
 
 /// All of them, silent.
 fn idle(args: &SessionsArgs) -> anyhow::Result<Outcome> {
-    let mut bench = Bench::start(&args.common, args.sessions, Direction::Down)?;
+    let leg = args.clients.leg;
+    let mut bench = Bench::start(&args.common, leg, args.sessions, Direction::Down)?;
     bench.open(vec![Profile::Idle; args.sessions as usize])?;
     bench.engine.start_traffic();
     // Each has sent and been sent something by then: heartbeats.
@@ -253,6 +262,7 @@ fn idle(args: &SessionsArgs) -> anyhow::Result<Outcome> {
     let asked = Asked {
         bench: "sessions",
         target: bench.target.to_string(),
+        leg,
         profile: Mix::of(Profile::Idle).to_string(),
         sessions: args.sessions,
         is_open_loop: true,
@@ -264,8 +274,9 @@ fn idle(args: &SessionsArgs) -> anyhow::Result<Outcome> {
 fn come_and_go(args: &SessionsArgs) -> anyhow::Result<Outcome> {
     let mix = args.users.mix();
     anyhow::ensure!(mix.is_open_loop(), "bulk and ping do not come and go; use bench relay");
-    let mut bench =
-        Bench::start(&args.common, args.sessions.min(args.concurrent + 1_000), Direction::Down)?;
+    let leg = args.clients.leg;
+    let sessions_max = args.sessions.min(args.concurrent + 1_000);
+    let mut bench = Bench::start(&args.common, leg, sessions_max, Direction::Down)?;
     let bar = progress("sessions over", u64::from(args.sessions));
     let (began, since) = (SystemTime::now(), Instant::now());
     let begin = bench.now();
@@ -317,6 +328,7 @@ fn come_and_go(args: &SessionsArgs) -> anyhow::Result<Outcome> {
     let asked = Asked {
         bench: "sessions",
         target: bench.target.to_string(),
+        leg,
         profile: mix.to_string(),
         sessions: args.sessions,
         is_open_loop: true,
@@ -327,7 +339,7 @@ fn come_and_go(args: &SessionsArgs) -> anyhow::Result<Outcome> {
 /// # Errors
 /// When the run cannot be made.
 pub fn handshake(args: &HandshakeArgs) -> anyhow::Result<Outcome> {
-    let mut bench = Bench::start(&args.common, 64, Direction::Down)?;
+    let mut bench = Bench::start(&args.common, ClientLeg::Raw, 64, Direction::Down)?;
     let pace = args.rate.map_or(Pace::AtOnce(args.concurrent), Pace::PerSecond);
     bench.engine.shake(pace);
     run_for(&mut bench.engine, "warming up", args.warm_up_seconds)?;
@@ -341,6 +353,7 @@ pub fn handshake(args: &HandshakeArgs) -> anyhow::Result<Outcome> {
     let asked = Asked {
         bench: "handshake",
         target: bench.target.to_string(),
+        leg: ClientLeg::Raw,
         profile: "a full TLS 1.3 handshake and one answered request".into(),
         sessions: 0,
         is_open_loop: args.rate.is_some(),

@@ -1,8 +1,13 @@
 //! A session as the bench plays it: both of its ends.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
+use rustls::pki_types::ServerName;
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::flow::Flow;
+use super::greeting::Greeting;
 use super::leg::Leg;
 use super::profile::{Profile, Source};
 use crate::core::tickets::Role;
@@ -23,6 +28,33 @@ pub enum State {
     Failed,
 }
 
+/// One connection of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    Client,
+    /// What a client with two connections speaks on; on the other it hears.
+    ClientIn,
+    Host,
+}
+
+impl Wire {
+    #[must_use]
+    pub const fn role(self) -> Role {
+        match self {
+            Self::Client | Self::ClientIn => Role::Client,
+            Self::Host => Role::Host,
+        }
+    }
+}
+
+/// A connection that is not dialled yet.
+#[derive(Debug)]
+pub struct Later {
+    pub address: SocketAddr,
+    pub name: ServerName<'static>,
+    pub greeting: Greeting,
+}
+
 /// Both ends of one session.
 #[derive(Debug)]
 pub struct Session {
@@ -32,7 +64,14 @@ pub struct Session {
     /// Of the messages that are planned; those of an earlier plan are void.
     pub plan: u32,
     pub client: Option<Leg>,
+    pub client_in: Option<Leg>,
+    /// It, until it is dialled.
+    pub client_in_later: Option<Later>,
     pub host: Option<Leg>,
+    /// The host's leg does not know whose it is: the client tells it.
+    pub is_told: bool,
+    /// A turn at opening sessions, until this one is open.
+    pub turn: Option<OwnedSemaphorePermit>,
     pub up: Flow,
     pub down: Flow,
     /// Somebody else ends it; whatever is under way then is lost.
@@ -51,7 +90,11 @@ impl Session {
             state: State::Opening,
             plan: 0,
             client: None,
+            client_in: None,
+            client_in_later: None,
             host: None,
+            is_told: false,
+            turn: None,
             up: Flow::new(stream),
             down: Flow::new(stream + 1),
             is_doomed: false,
@@ -59,18 +102,30 @@ impl Session {
         }
     }
 
-    pub const fn leg(&mut self, side: Role) -> &mut Option<Leg> {
+    pub const fn leg(&mut self, wire: Wire) -> &mut Option<Leg> {
+        match wire {
+            Wire::Client => &mut self.client,
+            Wire::ClientIn => &mut self.client_in,
+            Wire::Host => &mut self.host,
+        }
+    }
+
+    /// What this side speaks on.
+    #[must_use]
+    pub const fn speaks_on(&self, side: Role) -> Wire {
         match side {
-            Role::Client => &mut self.client,
-            Role::Host => &mut self.host,
+            Role::Client if self.client_in.is_some() => Wire::ClientIn,
+            Role::Client => Wire::Client,
+            Role::Host => Wire::Host,
         }
     }
 
-    /// A leg and what it sends.
-    pub const fn sender(&mut self, side: Role) -> Option<(&mut Leg, &mut Flow)> {
-        let (leg, flow) = match side {
-            Role::Client => (&mut self.client, &mut self.up),
-            Role::Host => (&mut self.host, &mut self.down),
+    /// A leg and what its side sends.
+    pub const fn sender(&mut self, wire: Wire) -> Option<(&mut Leg, &mut Flow)> {
+        let (leg, flow) = match wire {
+            Wire::Client => (&mut self.client, &mut self.up),
+            Wire::ClientIn => (&mut self.client_in, &mut self.up),
+            Wire::Host => (&mut self.host, &mut self.down),
         };
         match leg {
             Some(leg) => Some((leg, flow)),
@@ -78,16 +133,23 @@ impl Session {
         }
     }
 
-    /// A leg and what it is sent.
-    pub const fn receiver(&mut self, side: Role) -> Option<(&mut Leg, &mut Flow)> {
-        let (leg, flow) = match side {
-            Role::Client => (&mut self.client, &mut self.down),
-            Role::Host => (&mut self.host, &mut self.up),
+    /// A leg and what its side is sent.
+    pub const fn receiver(&mut self, wire: Wire) -> Option<(&mut Leg, &mut Flow)> {
+        let (leg, flow) = match wire {
+            Wire::Client => (&mut self.client, &mut self.down),
+            Wire::ClientIn => (&mut self.client_in, &mut self.down),
+            Wire::Host => (&mut self.host, &mut self.up),
         };
         match leg {
             Some(leg) => Some((leg, flow)),
             None => None,
         }
+    }
+
+    /// Both ends hang up.
+    pub fn drop_legs(&mut self) {
+        (self.client, self.client_in, self.host) = (None, None, None);
+        (self.client_in_later, self.turn) = (None, None);
     }
 
     /// What this side sends.

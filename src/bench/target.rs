@@ -12,6 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 
 use super::deployment::{Deployment, DeploymentSettings, Marks};
 use super::engine::{Engine, EngineSettings, Route};
+use super::framing::ClientLeg;
 use super::options::{Address, Cipher, Common, Direction};
 use super::sample::Sample;
 use crate::tls::settings::{MinimumVersion, TlsSettings};
@@ -45,12 +46,17 @@ impl Target {
     ///
     /// # Errors
     /// When the sink's port is taken, or the broker does not answer.
-    pub fn engine(&self, common: &Common, bulk: Direction) -> anyhow::Result<Engine> {
+    pub fn engine(
+        &self,
+        common: &Common,
+        leg: ClientLeg,
+        bulk: Direction,
+    ) -> anyhow::Result<Engine> {
         let (route, client, shake_at, shake_name) = match self {
             Self::Ours(deployment) => {
                 let name = deployment.url().server_name();
                 let name = name.map_err(|_| anyhow::anyhow!("the gateway has no name"))?;
-                (deployment.route()?, Some(deployment.client_tls()?), deployment.address(), name)
+                (deployment.route(leg)?, Some(deployment.client_tls()?), deployment.address(), name)
             }
             Self::Through { relay, sink } => {
                 let sink_tls =

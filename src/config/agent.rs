@@ -11,6 +11,7 @@ use crate::channel::pump::PumpRules;
 use crate::core::ids::Label;
 use crate::dial::DialLimits;
 use crate::dial::pipe::PipeLimits;
+use crate::dial::relay::HOST_RECORD_DATA_MAX;
 use crate::tls::settings::TlsSettings;
 
 pub use health::HealthSettings;
@@ -102,7 +103,8 @@ impl Default for Limits {
             heartbeat_timeout_ms: rules.heartbeat_timeout_ms,
             reconnect_base_ms: 200,
             reconnect_cap_ms: 30_000,
-            pipe_buffer_bytes: pipe.buffer_bytes,
+            // Whole records.
+            pipe_buffer_bytes: 4 * HOST_RECORD_DATA_MAX,
             half_closed_idle_ms: pipe.half_closed_idle_ms,
             shutdown_grace_ms: 30_000,
         }

@@ -23,6 +23,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::tls::record::HEADER_LEN;
+
 pub use endpoint::Endpoint;
 pub use error::{DialError, DialErrorKind, Phase, Purpose};
 
@@ -69,6 +71,15 @@ impl Dialer {
     #[must_use]
     pub fn new(tls: ClientConfig, limits: DialLimits) -> Self {
         Self { tls: Arc::new(tls), limits }
+    }
+
+    /// For the legs of a session host, whose records are shorter than they might
+    /// be: see [`relay::HOST_RECORD_DATA_MAX`].
+    #[must_use]
+    pub fn of_host(mut tls: ClientConfig, limits: DialLimits) -> Self {
+        // rustls counts the record's header.
+        tls.max_fragment_size = Some(relay::HOST_RECORD_DATA_MAX + HEADER_LEN);
+        Self::new(tls, limits)
     }
 
     #[must_use]

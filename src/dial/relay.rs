@@ -15,7 +15,15 @@ use tokio_rustls::client::TlsStream;
 
 use super::{DialError, DialErrorKind, Dialer, Endpoint, Phase, Purpose};
 use crate::core::tickets::{Role, TEXT_LENGTH_MAX};
+use crate::tls::record::MAX_PLAINTEXT_LEN;
 use crate::wire::relay_answer::{self, Answer, HEAD_LENGTH_MAX};
+use crate::wire::{tsgu, websocket};
+
+/// What a session host puts into one record of its leg. The gateway adds its
+/// client's framing (MS-TSGU 2.2.10.6 in a WebSocket frame at most), and a record
+/// that was full before would become two.
+pub const HOST_RECORD_DATA_MAX: usize =
+    MAX_PLAINTEXT_LEN - websocket::SERVER_HEADER_LEN_MAX - tsgu::DATA_HEADER_LEN;
 
 /// A refusal's body may be this long.
 const BODY_LENGTH_MAX: usize = 64 * 1024;

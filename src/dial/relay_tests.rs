@@ -163,3 +163,37 @@ async fn a_ticket_cannot_write_headers() {
         assert!(matches!(error.kind, DialErrorKind::Protocol { .. }), "{error:?}");
     }
 }
+
+/// Full ones would not fit one record once they are framed for a stock client.
+#[test]
+fn the_records_of_a_session_host_leave_room_for_its_clients_framing() {
+    use std::io::Write as _;
+
+    let ca = TestCa::new();
+    let tls = Dialer::of_host(ca.client(), short_limits()).tls;
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut host = rustls::ClientConnection::new(tls, name).unwrap();
+    let mut gateway = rustls::ServerConnection::new(ca.server().into()).unwrap();
+    let mut wire = Vec::new();
+    while host.is_handshaking() {
+        host.write_tls(&mut wire).unwrap();
+        gateway.read_tls(&mut std::mem::take(&mut wire).as_slice()).unwrap();
+        gateway.process_new_packets().unwrap();
+        gateway.write_tls(&mut wire).unwrap();
+        while !wire.is_empty() {
+            let read = host.read_tls(&mut wire.as_slice()).unwrap();
+            wire.drain(..read);
+            host.process_new_packets().unwrap();
+        }
+    }
+    while host.wants_write() {
+        host.write_tls(&mut Vec::new()).unwrap();
+    }
+    host.set_buffer_limit(None);
+    host.writer().write_all(&vec![7; 4 * HOST_RECORD_DATA_MAX]).unwrap();
+    while host.wants_write() {
+        host.write_tls(&mut wire).unwrap();
+    }
+    // Header, content type, tag (RFC 8446 5.2).
+    assert_eq!(wire.len(), 4 * (5 + HOST_RECORD_DATA_MAX + 1 + 16));
+}

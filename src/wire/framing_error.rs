@@ -1,10 +1,12 @@
-//! What is wrong with the framing in which a client sends its session.
+//! What is wrong with the framing in which a session is sent.
 
 /// Each one ends the leg; what was decoded before it is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     #[error("a WebSocket frame is not masked, as those of a client must be")]
     Unmasked,
+    #[error("a WebSocket frame is masked, as those of a server must not be")]
+    Masked,
     #[error("a WebSocket frame uses bits or an opcode that no extension was agreed for")]
     ReservedBits,
     #[error("a WebSocket control frame is fragmented")]

@@ -22,6 +22,14 @@ pub enum Answer {
 /// # Errors
 /// What is wrong with it, in a few words.
 pub fn parse(bytes: &[u8]) -> Result<Option<Answer>, String> {
+    parse_switch(bytes, PROTOCOL)
+}
+
+/// As [`parse`], where another protocol is to be switched to.
+///
+/// # Errors
+/// What is wrong with it, in a few words.
+pub fn parse_switch(bytes: &[u8], protocol: &str) -> Result<Option<Answer>, String> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let head_length = match response.parse(bytes) {
@@ -47,10 +55,10 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Answer>, String> {
         return Ok(Some(Answer::Refused { head_length, status, body_length }));
     }
     match value("upgrade") {
-        Some(protocol) if protocol.eq_ignore_ascii_case(PROTOCOL) => {
+        Some(switched) if switched.eq_ignore_ascii_case(protocol) => {
             Ok(Some(Answer::Switched { head_length }))
         }
-        _ => Err(format!("it switches to something else than {PROTOCOL}")),
+        _ => Err(format!("it switches to something else than {protocol}")),
     }
 }
 

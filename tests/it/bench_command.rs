@@ -84,6 +84,40 @@ fn step11_a_gateway_of_its_own_carries_a_mix_of_users() {
     }
 }
 
+/// Each in its framing, both ways, with a client that does not read.
+#[test]
+fn step11_clients_may_come_as_stock_clients_do() {
+    for leg in ["raw", "websocket", "tsgu", "tsgu-http"] {
+        let (output, report) = bench(&format!(
+            "relay --leg {leg} --profile bulk --direction both --sessions 3 --stalled 1 \
+             --seconds 0.5 --warm-up-seconds 0.1"
+        ));
+        assert!(output.status.success(), "{leg}: {}", said(&output));
+        assert_eq!(report["leg"], leg);
+        for way in ["up", "down"] {
+            assert!(report["bytes"][way].as_u64() > Some(0), "{leg} {way}: {report}");
+        }
+        let descriptors = &report["process"]["descriptors"];
+        assert_eq!(descriptors["before"], descriptors["after"], "{leg}: {report}");
+    }
+}
+
+#[test]
+fn stock_clients_come_and_go_and_see_that_they_are_ended() {
+    for leg in ["websocket", "tsgu", "tsgu-http"] {
+        let (output, report) = bench(&format!(
+            "sessions --leg {leg} --sessions 20 --rate 50 --hold-seconds 0.2 --profile word"
+        ));
+        assert!(output.status.success(), "{leg}: {}", said(&output));
+        assert_eq!(report["process"]["output_slots"]["after"], 0, "{leg}: {report}");
+        let (output, report) = bench(&format!(
+            "disconnect --leg {leg} --sessions 6 --end 2 --rounds 2 --warm-up-seconds 0.2"
+        ));
+        assert!(output.status.success(), "{leg}: {}", said(&output));
+        assert_eq!(report["close_us"]["count"], 4, "{leg}: {report}");
+    }
+}
+
 #[test]
 fn sessions_that_come_and_go_leave_nothing_behind() {
     let (output, report) =

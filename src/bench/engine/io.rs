@@ -1,24 +1,17 @@
-//! Reading, writing, accepting, closing.
+//! Reading, writing, closing.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::event::epoll::{self, EventFlags};
 use socket2::SockRef;
 
-use super::{BATCH_BYTES, Engine, HELLO_BYTES, Route, TURNS_IN_A_ROW, Target, Unclaimed};
+use super::{BATCH_BYTES, Engine, TURNS_IN_A_ROW};
 use crate::bench::flow::Wrong;
 use crate::bench::leg::{Leg, LegError, Progress};
 use crate::bench::profile::Profile;
-use crate::bench::session::State;
+use crate::bench::session::{Session, State, Wire};
 use crate::core::tickets::Role;
-
-/// How the request of a handshake without a session begins. As a session's
-/// number it would be far too high.
-const PROBE: &[u8] = b"GET /probe ";
-const PROBE_ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
 
 /// What reading brought.
 struct Read {
@@ -31,31 +24,31 @@ struct Read {
 impl Engine {
     /// Reads and writes one leg until there is nothing to do, or until it is
     /// the others' turn.
-    pub(super) fn advance(&mut self, number: u32, side: Role) {
+    pub(super) fn advance(&mut self, number: u32, wire: Wire) {
         for _ in 0..TURNS_IN_A_ROW {
-            if !self.pump(number, side) {
+            if !self.pump(number, wire) {
                 return;
             }
-            match self.read(number, side) {
+            match self.read(number, wire) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return self.on_error(number, side, &error),
+                Err(error) => return self.on_error(number, wire, &error),
             }
         }
-        self.ready.push_back((number, side));
+        self.ready.push_back((number, wire));
     }
 
     /// Reads once. Says whether there may be more.
-    fn read(&mut self, number: u32, side: Role) -> Result<bool, LegError> {
+    fn read(&mut self, number: u32, wire: Wire) -> Result<bool, LegError> {
         let Some(session) = self.sessions.get_mut(number as usize) else { return Ok(false) };
         let profile = session.profile;
-        let Some((leg, flow)) = session.receiver(side) else { return Ok(false) };
+        let Some((leg, flow)) = session.receiver(wire) else { return Ok(false) };
         if leg.stalled {
             return Ok(false);
         }
         let length = match leg.socket.read(&mut self.input) {
             Ok(0) => {
-                self.on_end(number, side);
+                self.on_end(number, wire);
                 return Ok(false);
             }
             Ok(length) => length,
@@ -71,7 +64,7 @@ impl Engine {
         let at_ns = super::nanos(self.epoch.elapsed());
         let mut read = Read { progress: Progress::default(), messages: 0, wrong: None, at_ns };
         let bytes = self.input.get(..length).unwrap_or_default();
-        let (tally, sender) = (&mut self.tally, side.other());
+        let (tally, sender) = (&mut self.tally, wire.role().other());
         read.progress = leg.receive(bytes, &mut self.scratch, &mut |data| {
             tally.bytes(sender, data.len() as u64);
             let arrived = flow.arrive(data, at_ns, |age_ns| {
@@ -82,13 +75,16 @@ impl Engine {
                 read.wrong.get_or_insert(wrong);
             }
         })?;
-        self.after_read(number, side, profile, &read);
+        self.after_read(number, wire, profile, &read);
         // A short read has emptied the socket, but for its end (epoll(7)).
         Ok(length == BATCH_BYTES || hung_up)
     }
 
-    fn after_read(&mut self, number: u32, side: Role, profile: Profile, read: &Read) {
-        if let Some(wrong) = read.wrong {
+    fn after_read(&mut self, number: u32, wire: Wire, profile: Profile, read: &Read) {
+        let side = wire.role();
+        let is_doomed = self.sessions.get(number as usize).is_some_and(|session| session.is_doomed);
+        // What ends RDP for a stock client looks like data.
+        if let Some(wrong) = read.wrong.filter(|_| !is_doomed) {
             let direction = if side == Role::Host { "up" } else { "down" };
             return self.fail(
                 number,
@@ -100,11 +96,14 @@ impl Engine {
                 },
             );
         }
+        for _ in 0..read.progress.prompts {
+            self.prompt(number);
+        }
         if read.progress.opened {
-            self.on_leg_open(number, side);
+            self.on_leg_open(number, wire);
         } else {
             // What a handshake has to say.
-            self.pump(number, side);
+            self.pump(number, wire);
         }
         if profile == Profile::Ping {
             for _ in 0..read.messages {
@@ -112,31 +111,46 @@ impl Engine {
             }
         }
         if read.progress.closed {
-            self.on_end(number, side);
+            self.on_end(number, wire);
         }
         self.close_if_settled(number);
     }
 
-    pub(super) fn on_leg_open(&mut self, number: u32, side: Role) {
-        let is_through = matches!(self.route, Route::Through { .. });
+    /// A client with two connections goes on with its greeting on the second.
+    fn prompt(&mut self, number: u32) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
-        if let (true, Role::Client, Some(leg)) = (is_through, side, session.leg(side)) {
+        if let Some(second) = session.client_in_later.take() {
+            return self.dial(number, Wire::ClientIn, second);
+        }
+        match session.client_in.as_mut().map(Leg::go_on) {
+            Some(Ok(())) => drop(self.pump(number, Wire::ClientIn)),
+            Some(Err(error)) => self.fail(number, &error.to_string()),
+            None => {}
+        }
+    }
+
+    pub(super) fn on_leg_open(&mut self, number: u32, wire: Wire) {
+        let Some(session) = self.sessions.get_mut(number as usize) else { return };
+        let speaks_on = session.speaks_on(Role::Client);
+        if let (true, Wire::Client, Some(leg)) = (session.is_told, wire, session.leg(speaks_on)) {
             let mut hello = std::mem::take(&mut leg.unsent);
             let sealed = leg.seal(&u64::from(number).to_le_bytes(), &mut hello);
             leg.unsent = hello;
             if let Err(error) = sealed {
                 return self.fail(number, &error.to_string());
             }
+            self.pump(number, speaks_on);
         }
-        self.pump(number, side);
+        self.pump(number, wire);
         self.go_live_if_complete(number);
     }
 
-    fn go_live_if_complete(&mut self, number: u32) {
+    pub(super) fn go_live_if_complete(&mut self, number: u32) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         if session.state == State::Opening && session.is_complete() {
             session.state = State::Live;
-            if let (None, Some(leg)) = (&self.congestion_control, session.leg(Role::Client)) {
+            session.turn = None;
+            if let (None, Some(leg)) = (&self.congestion_control, session.leg(Wire::Client)) {
                 let name = SockRef::from(&leg.socket).tcp_congestion().unwrap_or_default();
                 let name = String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned();
                 self.congestion_control = Some(name);
@@ -147,26 +161,33 @@ impl Engine {
     }
 
     /// Sends what there is to send. Says whether reading may go on.
-    pub(super) fn pump(&mut self, number: u32, side: Role) -> bool {
-        match self.write(number, side) {
+    pub(super) fn pump(&mut self, number: u32, wire: Wire) -> bool {
+        match self.write(number, wire) {
             Ok(()) => true,
             Err(error) => {
-                self.on_error(number, side, &error);
+                self.on_error(number, wire, &error);
                 false
             }
         }
     }
 
-    fn write(&mut self, number: u32, side: Role) -> Result<(), LegError> {
+    /// The same for what a side has to say.
+    pub(super) fn pump_from(&mut self, number: u32, side: Role) -> bool {
+        let session = self.sessions.get(number as usize);
+        session.map(|session| session.speaks_on(side)).is_some_and(|wire| self.pump(number, wire))
+    }
+
+    fn write(&mut self, number: u32, wire: Wire) -> Result<(), LegError> {
         let Some(session) = self.sessions.get_mut(number as usize) else { return Ok(()) };
-        let Some((leg, flow)) = session.sender(side) else { return Ok(()) };
+        let speaks = session.speaks_on(wire.role()) == wire;
+        let Some((leg, flow)) = session.sender(wire) else { return Ok(()) };
         let mut has_more = false;
         for _ in 0..TURNS_IN_A_ROW {
             if leg.blocked {
                 return Ok(());
             }
             if leg.unsent.is_empty() {
-                if !leg.is_open() {
+                if !leg.is_open() || !speaks {
                     return Ok(());
                 }
                 self.output.clear();
@@ -193,114 +214,14 @@ impl Engine {
             has_more |= !leg.blocked;
         }
         if has_more {
-            self.ready.push_back((number, side));
+            self.ready.push_back((number, wire));
         }
         Ok(())
     }
 
-    pub(super) fn accept(&mut self) {
-        loop {
-            let (Some(listener), Route::Through { sink_tls, .. }) = (&self.listener, &self.route)
-            else {
-                return;
-            };
-            let socket = match listener.accept() {
-                Ok((socket, _)) => socket,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => return self.faults.add(format!("accepting: {error}")),
-            };
-            let key = self.unclaimed.vacant_key();
-            let tls = sink_tls.as_ref().map(Arc::clone);
-            let taken = socket
-                .set_nonblocking(true)
-                .and_then(|()| socket.set_nodelay(true))
-                .and_then(|()| self.watch(&socket, Target::Unclaimed(key)))
-                .map_err(LegError::from)
-                .and_then(|()| Leg::accepted(socket, tls));
-            match taken {
-                Ok(leg) => {
-                    self.unclaimed.insert(Unclaimed { leg, hello: Vec::new() });
-                }
-                Err(error) => self.faults.add(format!("accepting: {error}")),
-            }
-        }
-    }
-
-    /// Reads from a leg that has not said whose it is.
-    pub(super) fn hear_hello(&mut self, key: usize) {
-        let Some(Unclaimed { leg, hello }) = self.unclaimed.get_mut(key) else { return };
-        let mut step = || -> Result<bool, LegError> {
-            loop {
-                if !leg.unsent.is_empty() {
-                    let unsent = std::mem::take(&mut leg.unsent);
-                    leg.blocked = false;
-                    let sent = send(leg, &unsent)?;
-                    leg.unsent = unsent.get(sent..).unwrap_or_default().to_vec();
-                }
-                match leg.socket.read(&mut self.input) {
-                    Ok(0) => return Err(LegError::Cut),
-                    Ok(length) => {
-                        let bytes = self.input.get(..length).unwrap_or_default();
-                        leg.receive(bytes, &mut self.scratch, &mut |data| {
-                            hello.extend_from_slice(data)
-                        })?;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        return Ok(hello.len() >= HELLO_BYTES);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        };
-        match step() {
-            Ok(false) => {}
-            Ok(true) => self.claim(key),
-            Err(error) => {
-                // A relay that looks whether its target is there.
-                tracing::debug!(%error, "A connection came to the sink and left without a word");
-                self.unclaimed.remove(key);
-            }
-        }
-    }
-
-    fn claim(&mut self, key: usize) {
-        let Some(Unclaimed { mut leg, hello }) = self.unclaimed.try_remove(key) else { return };
-        if hello.starts_with(PROBE) {
-            // A handshake without a session, which a relay passes on like any
-            // other: its request is answered, and that was all.
-            let mut answer = Vec::new();
-            let sealed =
-                leg.seal(PROBE_ANSWER, &mut answer).and_then(|()| leg.seal_close(&mut answer));
-            if let Err(error) = sealed.and_then(|()| send(&mut leg, &answer)) {
-                tracing::debug!(%error, "A handshake that came to the sink was not answered");
-            }
-            return;
-        }
-        let Some((number, early)) = hello.split_first_chunk::<HELLO_BYTES>() else { return };
-        let number = u32::try_from(u64::from_le_bytes(*number)).unwrap_or(u32::MAX);
-        let Some(session) = self.sessions.get_mut(number as usize) else {
-            return self.faults.add(format!("a leg came for session {number}, which there is not"));
-        };
-        if session.host.is_some() || session.state != State::Opening {
-            return self.faults.add(format!("a second leg came for session {number}"));
-        }
-        let target = Target::Leg(number, Role::Host);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        if let Err(error) = epoll::modify(&self.epoll, &leg.socket, target.pack(), flags) {
-            return self.fail(number, &error.to_string());
-        }
-        session.host = Some(leg);
-        if !early.is_empty() {
-            return self.fail(number, "there are bytes beyond offset 0 up that nobody sent");
-        }
-        self.go_live_if_complete(number);
-        self.advance(number, Role::Host);
-    }
-
     /// Ends a session whose last bytes have arrived.
     pub(super) fn close_if_settled(&mut self, number: u32) {
-        let settled =
-            |s: &crate::bench::session::Session| s.state == State::Settling && s.is_settled();
+        let settled = |s: &Session| s.state == State::Settling && s.is_settled();
         if self.sessions.get(number as usize).is_some_and(settled) {
             if let Some(session) = self.sessions.get_mut(number as usize) {
                 session.state = State::Closing;
@@ -309,18 +230,19 @@ impl Engine {
         }
     }
 
-    /// `close_notify` and FIN.
+    /// What the framing has for it, `close_notify` and FIN.
     fn say_goodbye(&mut self, number: u32, side: Role) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
-        let Some(leg) = session.leg(side) else { return };
+        let wire = session.speaks_on(side);
+        let Some(leg) = session.leg(wire) else { return };
         let mut last = std::mem::take(&mut leg.unsent);
         let sealed = leg.seal_close(&mut last);
         leg.unsent = last;
         if sealed.is_ok() {
-            self.pump(number, side);
+            self.pump(number, wire);
         }
         if let Some(session) = self.sessions.get_mut(number as usize)
-            && let Some(leg) = session.leg(side)
+            && let Some(leg) = session.leg(wire)
         {
             // A reset by the other side has shut it down enough.
             let _ = leg.socket.shutdown(Shutdown::Write);
@@ -328,51 +250,53 @@ impl Engine {
     }
 
     /// A stream came to its end.
-    fn on_end(&mut self, number: u32, side: Role) {
+    fn on_end(&mut self, number: u32, wire: Wire) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
-        match (session.state, side) {
+        match (session.state, wire) {
             (State::Closed | State::Failed, _) => {}
-            // What the client sees counts; the host's end may come first.
-            (_, Role::Host) if session.is_doomed => {}
-            (_, Role::Client) if session.is_doomed => {
+            // What the client sees counts, where it hears; the host's end may
+            // come first.
+            (_, Wire::Host | Wire::ClientIn) if session.is_doomed => {}
+            (State::Closing, Wire::ClientIn) => {}
+            (_, Wire::Client) if session.is_doomed => {
                 session.ended_at = Some(Instant::now());
                 session.state = State::Closed;
-                (session.client, session.host) = (None, None);
+                session.drop_legs();
                 self.census.closed += 1;
             }
-            (State::Closing, Role::Host) => self.say_goodbye(number, Role::Host),
-            (State::Closing, Role::Client) => {
+            (State::Closing, Wire::Host) => self.say_goodbye(number, Role::Host),
+            (State::Closing, Wire::Client) => {
                 session.state = State::Closed;
-                (session.client, session.host) = (None, None);
+                session.drop_legs();
                 self.census.closed += 1;
             }
             _ => {
                 let missing = (session.up.missing(), session.down.missing());
                 let at = (session.up.received(), session.down.received());
                 self.fail(number, &format!(
-                    "the {side:?} leg was closed at offset {} up ({} bytes missing) and {} down ({} missing)",
+                    "the {wire:?} leg was closed at offset {} up ({} bytes missing) and {} down ({} missing)",
                     at.0, missing.0, at.1, missing.1
                 ));
             }
         }
     }
 
-    fn on_error(&mut self, number: u32, side: Role, error: &LegError) {
-        let is_closing = |s: &crate::bench::session::Session| s.state == State::Closing;
-        let is_doomed = |s: &crate::bench::session::Session| s.is_doomed;
-        if side == Role::Host && self.sessions.get(number as usize).is_some_and(is_doomed) {
+    fn on_error(&mut self, number: u32, wire: Wire, error: &LegError) {
+        let is_closing = |s: &Session| s.state == State::Closing;
+        let is_doomed = |s: &Session| s.is_doomed;
+        if wire != Wire::Client && self.sessions.get(number as usize).is_some_and(is_doomed) {
             // It was told to end as well; only the client's end is looked at.
         } else if self.sessions.get(number as usize).is_some_and(is_closing) {
             // All data had arrived; who reset whom first does not matter.
-            self.on_end(number, Role::Client);
+            self.on_end(number, Wire::Client);
         } else {
-            self.fail(number, &format!("the {side:?} leg: {error}"));
+            self.fail(number, &format!("the {wire:?} leg: {error}"));
         }
     }
 }
 
 /// Writes what the socket takes; less than all means that it is full.
-fn send(leg: &mut Leg, bytes: &[u8]) -> Result<usize, LegError> {
+pub(super) fn send(leg: &mut Leg, bytes: &[u8]) -> Result<usize, LegError> {
     match leg.socket.write(bytes) {
         Ok(sent) => {
             leg.blocked = sent < bytes.len();

@@ -77,12 +77,14 @@ impl Engine {
             Profile::Bulk => {
                 session.up.set_endless(self.bulk.0);
                 session.down.set_endless(self.bulk.1);
-                self.ready.extend([(number, Role::Client), (number, Role::Host)]);
+                let speak =
+                    [Role::Client, Role::Host].map(|side| (number, session.speaks_on(side)));
+                self.ready.extend(speak);
             }
             Profile::Ping => {
                 self.tally.messages_planned += 1;
                 session.up.add(PING_BYTES, now_ns);
-                self.ready.push_back((number, Role::Client));
+                self.ready.push_back((number, session.speaks_on(Role::Client)));
             }
             _ => {
                 for (source, index) in session.sources.iter().zip(0..) {
@@ -122,7 +124,7 @@ impl Engine {
             let nth = if due.nth < source.burst { due.nth + 1 } else { 1 };
             let at_ns = due.at_ns + source.delay_us(due.nth, &mut self.random) * 1_000;
             self.due.push(Due { at_ns, nth, ..due });
-            self.pump(due.session, source.sender);
+            self.pump_from(due.session, source.sender);
         }
     }
 
@@ -135,7 +137,7 @@ impl Engine {
         if session.state == State::Live {
             self.tally.messages_planned += 1;
             session.flow_of(receiver).add(PING_BYTES, now_ns);
-            self.pump(number, receiver);
+            self.pump_from(number, receiver);
         }
     }
 }

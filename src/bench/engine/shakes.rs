@@ -8,7 +8,8 @@ use rustls::pki_types::ServerName;
 use slab::Slab;
 
 use super::{Engine, Target, dial};
-use crate::bench::leg::{Greeting, Leg, LegError};
+use crate::bench::greeting::Greeting;
+use crate::bench::leg::{Leg, LegError};
 
 /// One that takes longer has failed.
 const PATIENCE_NS: u64 = 5_000_000_000;

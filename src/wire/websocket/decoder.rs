@@ -1,4 +1,4 @@
-//! What a client sends, taken apart in place.
+//! What the other end sends, taken apart in place.
 
 use super::{CONTROL_LEN_ACCEPTED_MAX, CONTROL_LEN_MAX, FRAME_LEN_MAX};
 use crate::wire::framing_error::FramingError;
@@ -8,7 +8,7 @@ use crate::wire::in_place::InPlace;
 const HEADER_LEN_MAX: usize = 2 + 8 + MASK_LEN;
 const MASK_LEN: usize = 4;
 
-/// A control frame of the client.
+/// A control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Answered with a pong of the same payload.
@@ -42,9 +42,10 @@ impl ControlPayload {
     }
 }
 
-/// Takes the frames of one client apart, wherever they are cut.
+/// Takes the frames of one end apart, wherever they are cut.
 #[derive(Debug)]
 pub struct Decoder {
+    sender: Sender,
     /// The front of a header that was cut.
     cut: [u8; HEADER_LEN_MAX],
     cut_len: usize,
@@ -55,12 +56,19 @@ pub struct Decoder {
     control: ControlPayload,
 }
 
+/// Whose frames they are: a client's are masked, a server's are not (RFC 6455 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Server,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     kind: Kind,
     /// Bytes of payload that are still to come.
     left: usize,
-    /// Turned to the byte that comes next.
+    /// Turned to the byte that comes next. Of a server: zeros.
     mask: [u8; MASK_LEN],
 }
 
@@ -86,9 +94,21 @@ impl Default for Decoder {
 }
 
 impl Decoder {
+    /// For what a client sends.
     #[must_use]
     pub const fn new() -> Self {
+        Self::of(Sender::Client)
+    }
+
+    /// For what a server sends.
+    #[must_use]
+    pub const fn of_server() -> Self {
+        Self::of(Sender::Server)
+    }
+
+    const fn of(sender: Sender) -> Self {
         Self {
+            sender,
             cut: [0; HEADER_LEN_MAX],
             cut_len: 0,
             frame: None,
@@ -113,6 +133,9 @@ impl Decoder {
                 },
             };
             match frame.kind {
+                Kind::Data(Message::Binary) if self.sender == Sender::Server => {
+                    frame.left -= input.keep(frame.left);
+                }
                 Kind::Data(Message::Binary) => {
                     frame.left -= input.keep_unmasked(frame.left, &mut frame.mask);
                 }
@@ -133,7 +156,7 @@ impl Decoder {
     /// Reads a header; `None` when it is not all there yet.
     fn next_frame(&mut self, input: &mut InPlace<'_>) -> Result<Option<Frame>, FramingError> {
         if self.cut_len == 0
-            && let Some(header) = Header::parse(input.unread())?
+            && let Some(header) = Header::parse(self.sender, input.unread())?
         {
             input.skip(header.len);
             return self.begin(header).map(Some);
@@ -144,7 +167,7 @@ impl Decoder {
                 self.cut_len += 1;
             }
             let so_far = self.cut.get(..self.cut_len).unwrap_or_default();
-            if let Some(header) = Header::parse(so_far)? {
+            if let Some(header) = Header::parse(self.sender, so_far)? {
                 self.cut_len = 0;
                 return self.begin(header).map(Some);
             }
@@ -213,7 +236,7 @@ struct Header {
 
 impl Header {
     /// Reads a header from the front of `bytes`; `None` when it goes on.
-    fn parse(bytes: &[u8]) -> Result<Option<Self>, FramingError> {
+    fn parse(sender: Sender, bytes: &[u8]) -> Result<Option<Self>, FramingError> {
         let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
         let (is_final, opcode) = (first & 0x80 != 0, first & 0x0F);
         if first & 0x70 != 0 || !matches!(opcode, CONTINUATION..=BINARY | CLOSE..=PONG) {
@@ -224,8 +247,10 @@ impl Header {
             return Err(FramingError::FragmentedControl);
         }
         let Some((second, rest)) = rest.split_first() else { return Ok(None) };
-        if second & 0x80 == 0 {
-            return Err(FramingError::Unmasked);
+        match (sender, second & 0x80) {
+            (Sender::Client, 0) => return Err(FramingError::Unmasked),
+            (Sender::Client, _) | (Sender::Server, 0) => {}
+            (Sender::Server, _) => return Err(FramingError::Masked),
         }
         let (payload_len, length_len) = match second & 0x7F {
             126 => match rest.first_chunk::<2>() {
@@ -247,8 +272,13 @@ impl Header {
         if payload_len > payload_len_max {
             return Err(too_long);
         }
+        let len = 2 + length_len;
+        if sender == Sender::Server {
+            let mask = [0; MASK_LEN];
+            return Ok(Some(Self { is_final, opcode, payload_len, mask, len }));
+        }
         let mask = rest.get(length_len..).and_then(|rest| rest.first_chunk::<MASK_LEN>());
-        let len = 2 + length_len + MASK_LEN;
+        let len = len + MASK_LEN;
         Ok(mask.map(|mask| Self { is_final, opcode, payload_len, mask: *mask, len }))
     }
 }

@@ -1,9 +1,11 @@
-//! WebSocket as a gateway speaks it to clients (RFC 6455, server side): binary
-//! frames that carry a byte stream, nothing negotiated.
+//! WebSocket as a gateway speaks it to clients (RFC 6455): binary frames that
+//! carry a byte stream, nothing negotiated. What a client says is here for
+//! those of ours that play one.
 //!
 //! Our own, because FreeRDP answers a ping with a pong of 1,024 bytes, which
 //! libraries refuse, and because the relay takes frames apart in place.
 
+mod client_frame;
 mod decoder;
 mod server_frame;
 #[cfg(test)]
@@ -13,6 +15,9 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+pub use self::client_frame::{
+    CLIENT_HEADER_LEN_MAX, client_close_frame, client_frame_len, write_client_frame,
+};
 pub use self::decoder::{Control, ControlPayload, Decoder};
 pub use self::server_frame::{
     ControlFrame, Opcode, SERVER_HEADER_LEN_MAX, close_frame, control_frame, server_header_len,

@@ -342,3 +342,49 @@ proptest! {
         prop_assert_eq!(decode(&bytes, &piece_lens), decode(&bytes, &[]));
     }
 }
+
+#[test]
+fn what_we_send_as_a_client_is_what_a_server_reads() {
+    for len in [1, 125, 126, 16_384, 65_535] {
+        let payload: Vec<u8> = (0..=255).cycle().take(len).collect();
+        let expected = client_frame(FIN | BINARY, &payload, MASK, Form::Shortest);
+        for cut in [0, 1, len / 2, len] {
+            let (front, back) = payload.split_at(cut);
+            let mut out = vec![0; client_frame_len(len) + 3];
+            let written = write_client_frame(&mut out, &[front, back], MASK);
+            assert_eq!(written, Some(client_frame_len(len)));
+            assert_eq!(out[..expected.len()], expected, "{len} cut at {cut}");
+        }
+        assert!(client_frame_len(len) <= len + CLIENT_HEADER_LEN_MAX);
+        let mut short = vec![0; client_frame_len(len) - 1];
+        assert_eq!(write_client_frame(&mut short, &[&payload], MASK), None);
+    }
+    assert_eq!(write_client_frame(&mut vec![0; 70_000], &[&[0; 65_536]], MASK), None);
+    let close = client_close_frame(CLOSE_NORMAL, MASK);
+    assert_eq!(close, frame(FIN | CLOSE, &CLOSE_NORMAL.to_be_bytes()));
+}
+
+#[test]
+fn what_we_send_as_a_server_is_what_a_client_reads() {
+    let of_server = |bytes: &[u8], piece_lens: &[usize]| {
+        let mut decoder = Decoder::of_server();
+        decode_in_pieces(bytes, piece_lens, |input| decoder.decode(input))
+    };
+    let (mut bytes, mut payload) = (Vec::new(), Vec::new());
+    for len in [1, 125, 126, 300] {
+        let mut header = [0; SERVER_HEADER_LEN_MAX];
+        let header_len = write_server_header(&mut header, len).unwrap();
+        bytes.extend(&header[..header_len]);
+        bytes.extend(vec![7; len]);
+        payload.extend(vec![7; len]);
+    }
+    bytes.extend(close_frame(CLOSE_GOING_AWAY).as_slice());
+    let controls = vec![(payload.len(), Control::Close(Some(CLOSE_GOING_AWAY)))];
+    let expected = Decoded { payload, controls, verdict: Ok(()) };
+    for cut in 0..=bytes.len() {
+        assert_eq!(of_server(&bytes, &[cut]), expected, "{cut}");
+    }
+    assert_eq!(of_server(&bytes, &vec![1; bytes.len()]), expected, "byte by byte");
+    let masked = of_server(&frame(FIN | BINARY, b"x"), &[]);
+    assert_eq!(masked.verdict, Err(FramingError::Masked));
+}
