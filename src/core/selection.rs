@@ -14,17 +14,19 @@
 //! trip that wavers around a multiple of 10 ms moves nobody. A new session is
 //! never held to anything.
 
+mod best;
 mod explain;
 mod settle;
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::hash::Hasher as _;
 
+use fnv::FnvHasher;
 use serde::{Deserialize, Serialize};
 
 pub use explain::{Explain, ExplainLine, Remark, Verdict};
 pub use settle::{Load, settle};
 
+use self::best::Place;
 use super::ids::{GatewayId, SessionId};
 
 /// Width of a latency group.
@@ -114,9 +116,9 @@ pub struct Candidate {
 /// breaks the same tie the same way everywhere, different sessions spread.
 #[must_use]
 pub fn mark(gateway: &GatewayId) -> u64 {
-    gateway.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    let mut hash = FnvHasher::default();
+    hash.write(gateway.as_str().as_bytes());
+    hash.finish()
 }
 
 /// Which candidates come first, whatever their group. Only up to
@@ -137,78 +139,60 @@ impl Candidate {
         self.connections.saturating_add(self.in_flight)
     }
 
-    fn standing(&self) -> Standing {
-        let unreachable = matches!(self.way, Way::Unreachable(_));
-        Standing::new(self.total(), self.capacity, self.draining, unreachable)
+    fn is_unreachable(&self) -> bool {
+        matches!(self.way, Way::Unreachable(_))
     }
 
     fn class(&self) -> Class {
-        self.standing().class(self.way.group())
+        if self.draining {
+            Class::Draining
+        } else if self.total() >= self.capacity {
+            Class::Full
+        } else if self.way.group().is_some() {
+            Class::Measured
+        } else if self.is_unreachable() {
+            Class::Unreachable
+        } else {
+            Class::Unknown
+        }
     }
 
     #[must_use]
     pub fn rank(&self) -> Rank {
-        self.standing().rank(self.way.group())
+        let group = self.way.group().unwrap_or(GROUP_MAX).min(GROUP_MAX);
+        Rank((self.class() as u64) << 61 | group << 32 | u64::from(self.total()))
     }
 }
+
+/// A group beyond that is more than an hour away.
+const GROUP_MAX: u64 = (1 << 29) - 1;
 
 /// Class, group, connections, in this order, in one number: 3, 29 and 32 bits.
 /// The lowest is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank(u64);
 
-/// What a rank is made of besides the way. It changes seldom; ten thousand
-/// ranks are made of it for one session.
-#[derive(Clone, Copy, Debug)]
-pub struct Standing {
-    in_a_group: Class,
-    without_group: Class,
-    total: u32,
-}
+impl Rank {
+    const WORST: Self = Self(u64::MAX);
 
-impl Standing {
-    /// `total` are connections and placements in flight together.
+    /// What it is that many groups farther away. It has to be in a group, and
+    /// to come to one that a rank can hold.
     #[must_use]
-    pub const fn new(total: u32, capacity: u32, draining: bool, unreachable: bool) -> Self {
-        let (in_a_group, without_group) = if draining {
-            (Class::Draining, Class::Draining)
-        } else if total >= capacity {
-            (Class::Full, Class::Full)
-        } else if unreachable {
-            (Class::Measured, Class::Unreachable)
-        } else {
-            (Class::Measured, Class::Unknown)
-        };
-        Self { in_a_group, without_group, total }
-    }
-
-    /// `group` of a round trip that counts: [`Way::group`].
-    #[must_use]
-    pub fn rank(&self, group: Option<u64>) -> Rank {
-        /// A group beyond that is more than an hour away.
-        const GROUP_MAX: u64 = (1 << 29) - 1;
-        let class = self.class(group);
-        let group = group.unwrap_or(GROUP_MAX).min(GROUP_MAX);
-        Rank((class as u64) << 61 | group << 32 | u64::from(self.total))
-    }
-
-    fn class(&self, group: Option<u64>) -> Class {
-        if group.is_some() { self.in_a_group } else { self.without_group }
+    pub const fn farther(self, groups: u32) -> Self {
+        Self(self.0 + ((groups as u64) << 32))
     }
 }
 
 /// A candidate with its place in the order.
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
-    rank: Rank,
-    tie: u64,
-    index: usize,
+    place: Place,
     candidate: Candidate,
 }
 
 impl Ranked {
-    const fn key(&self) -> (Rank, u64, usize) {
-        (self.rank, self.tie, self.index)
+    const fn index(&self) -> usize {
+        self.place.index
     }
 
     fn can_be_chosen(&self) -> bool {
@@ -222,26 +206,6 @@ impl Ranked {
             _ => false,
         };
         within && self.candidate.class() == Class::Measured
-    }
-}
-
-impl PartialEq for Ranked {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Ranked {}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
     }
 }
 
@@ -264,61 +228,36 @@ pub fn select(
     home: Option<usize>,
 ) -> Selection {
     let candidates: Vec<Candidate> = candidates.into_iter().collect();
-    let ranks = candidates.iter().map(|candidate| (candidate.rank(), candidate.mark));
-    select_ranked(ranks, |index| candidates.get(index).copied(), session, home)
+    let ranks: Vec<Rank> = candidates.iter().map(Candidate::rank).collect();
+    let marks: Vec<u64> = candidates.iter().map(|candidate| candidate.mark).collect();
+    select_ranked(&ranks, &marks, |index| candidates.get(index).copied(), session, home)
 }
 
-/// Chooses among many: rank and [`mark`] of each are looked at, `candidate`
-/// is asked for those that may be among the best.
+/// Chooses among many, of which rank and [`mark`] are known; `candidate` is
+/// asked for those that are among the best.
 #[must_use]
 pub fn select_ranked(
-    ranks: impl IntoIterator<Item = (Rank, u64)>,
+    ranks: &[Rank],
+    marks: &[u64],
     candidate: impl Fn(usize) -> Option<Candidate>,
     session: SessionId,
     home: Option<usize>,
 ) -> Selection {
-    let mut best: BinaryHeap<Ranked> = BinaryHeap::with_capacity(RANKED_MAX);
-    let (mut at_home, mut count) = (None, 0);
     let spread = session.spread();
-    // The last one kept, once as many are kept as may be.
-    let mut limit = (Rank(u64::MAX), u64::MAX);
-    for (index, (rank, mark)) in ranks.into_iter().enumerate() {
-        count = index + 1;
-        if rank > limit.0 && home != Some(index) {
-            continue;
-        }
-        let tie = mix(spread ^ mark);
-        if (rank, tie) > limit && home != Some(index) {
-            continue;
-        }
-        let Some(candidate) = candidate(index) else { continue };
-        let ranked = Ranked { rank, tie, index, candidate };
-        if home == Some(index) {
-            at_home = Some(ranked);
-        }
-        if best.len() < RANKED_MAX {
-            best.push(ranked);
-        } else if let Some(mut worst) = best.peek_mut()
-            && ranked < *worst
-        {
-            *worst = ranked;
-        }
-        if best.len() >= RANKED_MAX
-            && let Some(worst) = best.peek()
-        {
-            limit = (worst.rank, worst.tie);
-        }
-    }
-    let mut ranked = best.into_sorted_vec();
+    let tie = |index: usize| mix(spread ^ marks.get(index).copied().unwrap_or(0));
+    let ranked = |place: Place| Some(Ranked { place, candidate: candidate(place.index)? });
+    let mut best: Vec<Ranked> = best::of(ranks, tie).into_iter().filter_map(ranked).collect();
+    let at_home =
+        home.and_then(|index| ranked(Place { rank: *ranks.get(index)?, tie: tie(index), index }));
     let stays = at_home.filter(|home| {
-        ranked.first().is_some_and(|best| best.index != home.index && home.may_stay(best))
+        best.first().is_some_and(|best| best.index() != home.index() && home.may_stay(best))
     });
     if let Some(home) = stays {
-        ranked.retain(|one| one.index != home.index);
-        ranked.insert(0, home);
-        ranked.truncate(RANKED_MAX);
+        best.retain(|one| one.index() != home.index());
+        best.insert(0, home);
+        best.truncate(RANKED_MAX);
     }
-    Selection { ranked, stays: stays.is_some(), candidates: count }
+    Selection { ranked: best, stays: stays.is_some(), candidates: ranks.len() }
 }
 
 /// The finish of MurmurHash3: FNV leaves the last bytes almost unmixed, and
@@ -333,13 +272,13 @@ impl Selection {
     /// Index of the chosen candidate; none when no candidate has room.
     #[must_use]
     pub fn chosen(&self) -> Option<usize> {
-        self.ranked.first().filter(|first| first.can_be_chosen()).map(|first| first.index)
+        self.ranked.first().filter(|first| first.can_be_chosen()).map(Ranked::index)
     }
 
     /// Indices of those that do not drain, best first.
     pub fn in_order(&self) -> impl Iterator<Item = usize> {
         let serving = self.ranked.iter().filter(|one| !one.candidate.draining);
-        serving.map(|one| one.index)
+        serving.map(|one| one.index())
     }
 
     /// Why. `name` gives the name of a candidate; one without is left out.
@@ -348,13 +287,13 @@ impl Selection {
         let chosen = self.ranked.first().filter(|first| first.can_be_chosen());
         let lines = self.ranked.iter().filter_map(|one| {
             let (verdict, remark) = match chosen {
-                Some(chosen) if chosen.index == one.index => (Verdict::Chosen, None),
+                Some(chosen) if chosen.index() == one.index() => (Verdict::Chosen, None),
                 chosen => self.judge(one, chosen),
             };
             let Candidate { way, in_flight, capacity, .. } = one.candidate;
-            let unreachable = matches!(way, Way::Unreachable(_)).then_some(Remark::Unreachable);
+            let unreachable = one.candidate.is_unreachable().then_some(Remark::Unreachable);
             Some(ExplainLine {
-                gateway: name(one.index)?,
+                gateway: name(one.index())?,
                 rtt: way.rtt(),
                 group: way.group(),
                 connections: one.candidate.total(),
@@ -382,7 +321,7 @@ impl Selection {
             },
         };
         // Only where the session stays, others come before what was chosen.
-        let before = self.stays && chosen.is_some_and(|chosen| one < chosen);
+        let before = self.stays && chosen.is_some_and(|chosen| one.place < chosen.place);
         (verdict, before.then_some(Remark::Stays))
     }
 }

@@ -5,6 +5,7 @@
 //! through bounded queues. It decides nothing itself: [`table`] and
 //! [`crate::core::selection`] do.
 
+mod digests;
 mod histograms;
 mod placing;
 mod probes;

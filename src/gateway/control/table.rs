@@ -3,11 +3,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use fnv::FnvBuildHasher;
+
+use super::digests::{Digest, Digests};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::{GatewayId, SessionId};
 use crate::core::selection::{
-    Candidate, Explain, GROUP_WIDTH_US, Rank, Rtt, RttSource, Selection, Standing, Way, mark,
-    select, select_ranked,
+    Candidate, Explain, Rtt, RttSource, Selection, Way, mark, select, select_ranked,
 };
 use crate::wire::arm::{LISTED_MAX, ListedGateway, RttSample, SAMPLES_MAX};
 use crate::wire::channel::GatewayEntry;
@@ -45,10 +47,12 @@ pub struct GatewayTable {
     entries: Vec<GatewayEntry>,
     /// Entry by entry, nothing but numbers.
     rows: Vec<Row>,
-    /// Of each row what a selection looks at, so small that ten thousand stay
-    /// in the cache.
-    digests: Vec<Digest>,
-    index: HashMap<GatewayId, usize>,
+    /// Of each row, what a selection looks at.
+    digests: Digests,
+    /// Of each row, for ties.
+    marks: Vec<u64>,
+    /// The names are the broker's: nobody else could make them collide.
+    index: HashMap<GatewayId, usize, FnvBuildHasher>,
     probes: HashMap<GatewayId, Probe>,
 }
 
@@ -64,16 +68,6 @@ struct Row {
     draining: bool,
     is_own: bool,
     probed: Probed,
-}
-
-/// A row in few numbers, made again whenever something of it changes.
-#[derive(Clone, Copy, Debug)]
-struct Digest {
-    mark: u64,
-    standing: Standing,
-    /// The round trip counts before this time; 0 where there is none.
-    stale_from_ms: u64,
-    rtt_us: u32,
 }
 
 /// What the probes of a gateway come to.
@@ -120,8 +114,9 @@ impl GatewayTable {
             rules,
             entries: Vec::new(),
             rows: Vec::new(),
-            digests: Vec::new(),
-            index: HashMap::new(),
+            digests: Digests::default(),
+            marks: Vec::new(),
+            index: HashMap::default(),
             probes: HashMap::new(),
         }
     }
@@ -152,6 +147,7 @@ impl GatewayTable {
         };
         self.rows = entries.iter().map(row).collect();
         self.digests = self.rows.iter().map(|row| row.digest(&rules)).collect();
+        self.marks = self.rows.iter().map(|row| row.mark).collect();
         self.entries = entries;
     }
 
@@ -194,10 +190,7 @@ impl GatewayTable {
     #[must_use]
     pub fn select(&self, client: ClientView<'_>, session: SessionId, now_ms: u64) -> Selection {
         let said = self.said_by(client);
-        // Nobody's way to a gateway is longer than this can say.
-        let to_us = u32::try_from(client.rtt_us.unwrap_or(0)).unwrap_or(u32::MAX);
-        let rank = |digest: &Digest| digest.standing.rank(digest.fresh_group(to_us, now_ms));
-        let mut ranks: Vec<Rank> = self.digests.iter().map(rank).collect();
+        let mut ranks = self.digests.ranks(client.rtt_us.unwrap_or(0), now_ms);
         for (index, way) in &said {
             if let (Some(rank), Some(row)) = (ranks.get_mut(*index), self.rows.get(*index)) {
                 *rank = row.candidate(*way).rank();
@@ -209,8 +202,7 @@ impl GatewayTable {
             let said = at.and_then(|at| said.get(at)).map(|(_, way)| *way);
             Some(row.candidate(said.unwrap_or_else(|| self.way(row, client.rtt_us, now_ms))))
         };
-        let ranks = ranks.into_iter().zip(self.digests.iter().map(|digest| digest.mark));
-        select_ranked(ranks, candidate, session, None)
+        select_ranked(&ranks, &self.marks, candidate, session, None)
     }
 
     /// Why a selection of this table came out as it did.
@@ -280,12 +272,9 @@ impl GatewayTable {
     /// Changes a gateway's row; whether it has one.
     fn change(&mut self, gateway: &GatewayId, change: impl FnOnce(&mut Row)) -> bool {
         let Some(index) = self.index.get(gateway) else { return false };
-        let (Some(row), Some(digest)) = (self.rows.get_mut(*index), self.digests.get_mut(*index))
-        else {
-            return false;
-        };
+        let Some(row) = self.rows.get_mut(*index) else { return false };
         change(row);
-        *digest = row.digest(&self.rules);
+        self.digests.set(*index, row.digest(&self.rules));
         true
     }
 }
@@ -293,35 +282,23 @@ impl GatewayTable {
 impl Row {
     fn digest(&self, rules: &TableRules) -> Digest {
         let Probed { rtt_us, at_ms, is_unreachable } = self.probed;
-        let total = self.connections.saturating_add(self.in_flight);
         let unreachable = is_unreachable && !self.is_own;
+        let rank = |way| self.candidate(way).rank();
+        let stale = rank(if unreachable { Way::Unreachable(None) } else { Way::Unmeasured });
         let (rtt_us, stale_from_ms) = match rtt_us {
             _ if self.is_own => (0, u64::MAX),
             Some(us) if !unreachable => {
-                let stale_from_ms = at_ms.saturating_add(rules.sample_age_ms_max).saturating_add(1);
-                (u32::try_from(us).unwrap_or(u32::MAX), stale_from_ms)
+                (us, at_ms.saturating_add(rules.sample_age_ms_max).saturating_add(1))
             }
-            _ => (0, 0),
+            _ => return Digest::Unmeasured(stale),
         };
-        Digest {
-            mark: self.mark,
-            standing: Standing::new(total, self.capacity, self.draining, unreachable),
-            stale_from_ms,
-            rtt_us,
-        }
+        let no_way = Way::Measured(Rtt { us: 0, age_ms: 0, source: RttSource::Probe });
+        Digest::Measured { without_way: rank(no_way), rtt_us, stale_from_ms, stale }
     }
 
     const fn candidate(&self, way: Way) -> Candidate {
         let Self { mark, connections, in_flight, capacity, draining, .. } = *self;
         Candidate { mark, way, connections, in_flight, capacity, draining }
-    }
-}
-
-impl Digest {
-    /// The group that [`GatewayTable::way`] comes to, from few numbers.
-    fn fresh_group(&self, client_rtt_us: u32, now_ms: u64) -> Option<u64> {
-        let group = u64::from(self.rtt_us.saturating_add(client_rtt_us)) / GROUP_WIDTH_US;
-        (now_ms < self.stale_from_ms).then_some(group)
     }
 }
 
