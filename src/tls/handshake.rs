@@ -20,6 +20,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use self::steps::{Step, Unbuffered};
 use crate::tls::record::{
@@ -100,7 +101,8 @@ pub struct Handshake<C> {
     /// Front part of `incoming` that rustls may look at.
     visible: usize,
     outgoing: Vec<u8>,
-    plaintext: Vec<u8>,
+    /// A request's head may hold a token.
+    plaintext: Zeroizing<Vec<u8>>,
 }
 
 enum Stage<C> {
@@ -141,7 +143,7 @@ impl<C: Unbuffered> Handshake<C> {
             incoming: Vec::new(),
             visible: 0,
             outgoing: Vec::new(),
-            plaintext: Vec::new(),
+            plaintext: Zeroizing::default(),
         }
     }
 
@@ -195,9 +197,13 @@ impl<C: Unbuffered> Handshake<C> {
         &self.plaintext
     }
 
-    /// Drops the first `len` bytes of the plaintext.
+    /// Erases the first `len` bytes of the plaintext.
     pub fn consume_plaintext(&mut self, len: usize) {
-        self.plaintext.drain(..len.min(self.plaintext.len()));
+        let len = len.min(self.plaintext.len());
+        let left = self.plaintext.len() - len;
+        self.plaintext.copy_within(len.., 0);
+        self.plaintext.get_mut(left..).unwrap_or_default().zeroize();
+        self.plaintext.truncate(left);
     }
 
     /// The handshake is done: [`send`](Self::send) and
@@ -287,7 +293,7 @@ impl<C: Unbuffered> Handshake<C> {
             records,
             negotiated,
             leftover_ciphertext: self.incoming,
-            leftover_plaintext: self.plaintext,
+            leftover_plaintext: mem::take(&mut *self.plaintext),
         })
     }
 
@@ -379,7 +385,7 @@ impl<C: Unbuffered> Handshake<C> {
                 Err(error) => break Err(TlsError::Record(error)),
             };
             let start = self.plaintext.len();
-            self.plaintext.resize(start + record.len().min(MAX_OPENED_LEN), 0);
+            lengthen(&mut self.plaintext, start + record.len().min(MAX_OPENED_LEN));
             let out = self.plaintext.get_mut(start..).unwrap_or_default();
             let opened = records.open_into(record, out);
             opened_len += record.len();
@@ -406,6 +412,16 @@ impl<C: Unbuffered> Handshake<C> {
         }
         result
     }
+}
+
+/// Leaves no copy of what is there behind.
+fn lengthen(plaintext: &mut Zeroizing<Vec<u8>>, len: usize) {
+    if len > plaintext.capacity() {
+        let mut longer = Zeroizing::new(Vec::with_capacity(len.max(2 * plaintext.capacity())));
+        longer.extend_from_slice(plaintext);
+        *plaintext = longer;
+    }
+    plaintext.resize(len, 0);
 }
 
 /// Grows `outgoing` by a record of at most `room` bytes that `seal` writes.
