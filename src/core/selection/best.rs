@@ -32,7 +32,7 @@ pub(super) fn of(ranks: &[Rank], tie: impl Fn(usize) -> u64) -> Vec<Place> {
                 continue;
             }
             let tie = tie(index);
-            if (rank, tie) > limit {
+            if rank == limit.0 && tie > limit.1 {
                 continue;
             }
             if best.len() >= 2 * RANKED_MAX {
