@@ -1,14 +1,17 @@
 //! One lobby thread: accepts, and gives each connection a task.
 
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::fixed::FixedBufPool;
+use tokio_uring::net::TcpStream;
 
 use super::connection::{BUFFER_BYTES, Connection};
 use super::meter::{Meter, Outlet};
@@ -66,11 +69,14 @@ async fn accept_until_stopped(
     buffers: &FixedBufPool<Vec<u8>>,
     meter: &Rc<Meter>,
 ) {
-    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "A lobby thread cannot wait for clients"),
+    };
     let mut phase = shared.phase.clone();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
             // Draining goes on accepting, to say so; stopped does not.
             _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
         };
@@ -82,6 +88,7 @@ async fn accept_until_stopped(
                     continue;
                 };
                 let meter = Rc::clone(meter);
+                let stream = TcpStream::from_std(stream);
                 match Connection::new(stream, peer, shared, buffers.clone(), meter) {
                     Ok(connection) => {
                         tokio_uring::spawn(async move {
@@ -104,6 +111,17 @@ async fn accept_until_stopped(
                 tracing::warn!(%error, "Accepting failed");
                 tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Not by the ring: a runtime of tokio-uring that ends frees the place for the
+/// peer's address before the kernel has given up writing to it.
+async fn accept(listener: &AsyncFd<TcpListener>) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    loop {
+        let mut ready = listener.readable().await?;
+        if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
+            return accepted;
         }
     }
 }

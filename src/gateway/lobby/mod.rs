@@ -60,6 +60,7 @@ pub fn bind(address: SocketAddr, threads: u16) -> io::Result<Vec<TcpListener>> {
         tune(&socket)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
         listeners.push(socket.into());
     }
     Ok(listeners)
