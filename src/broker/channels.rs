@@ -8,12 +8,12 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::ca::machine_identity;
 use super::http::Refused;
-use super::orchestrate::{ChannelNumber, Command, HostHello};
+use super::orchestrate::{ChannelNumber, Command, HostHello, Ownership};
 use super::store::Machine;
 use super::{Shared, place};
 use crate::channel::pump::{self, Outbox, PumpEnd, PumpRules};
@@ -158,8 +158,9 @@ async fn run_gateway(shared: Arc<Shared>, socket: WebSocket, machine: Machine, g
                         GatewayToBroker::Place(place) => {
                             judge_aside(&shared, &judging, &outbox, &gateway, channel, place);
                         }
-                        GatewayToBroker::CheckToken { request, bearer } => {
-                            check_aside(&shared, &judging, &outbox, request, bearer);
+                        GatewayToBroker::CheckToken { request, bearer, session } => {
+                            let whose = session.map(|session| (gateway.clone(), session));
+                            check_aside(&shared, &judging, &outbox, (request, bearer), whose);
                         }
                         message => {
                             let gateway = gateway.clone();
@@ -208,13 +209,14 @@ fn judge_aside(
     });
 }
 
-/// The same for a user who only wants to know the gateways.
+/// The same for a user who only wants to know the gateways, or whose session it
+/// must be.
 fn check_aside(
     shared: &Arc<Shared>,
     judging: &Arc<Semaphore>,
     outbox: &Outbox<BrokerToGateway>,
-    request: u64,
-    bearer: Secret,
+    (request, bearer): (u64, Secret),
+    whose: Option<(GatewayId, SessionId)>,
 ) {
     let Ok(permit) = Arc::clone(judging).try_acquire_owned() else {
         let refusal = Some(Refusal::new(Code::BrokerOverloaded));
@@ -224,9 +226,25 @@ fn check_aside(
     let (shared, outbox) = (Arc::clone(shared), outbox.clone());
     tokio::spawn(async move {
         let _permit = permit;
-        let refusal = shared.identity.judge(bearer.expose()).await.err();
+        let refusal = check(&shared, &bearer, whose).await.err();
         outbox.post(BrokerToGateway::TokenChecked { request, refusal });
     });
+}
+
+async fn check(
+    shared: &Shared,
+    bearer: &Secret,
+    whose: Option<(GatewayId, SessionId)>,
+) -> Result<(), Refusal> {
+    let user = shared.identity.judge(bearer.expose()).await?;
+    let Some((gateway, session)) = whose else { return Ok(()) };
+    let (answer, answered) = oneshot::channel();
+    let ownership = Ownership { gateway, session, user: user.name, answer };
+    shared.core.send(Command::IsOf(ownership)).await;
+    let compared = answered.await.unwrap_or(Err(Code::Internal));
+    Ok(compared.inspect_err(|code| {
+        tracing::warn!(step = 11, %session, %code, "Refused to authenticate a session again");
+    })?)
 }
 
 type Started<In, Out> =

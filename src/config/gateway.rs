@@ -92,6 +92,12 @@ pub struct GatewayLimits {
     pub idle_timeout_ms: u64,
     /// Age that ends a session; 0: never.
     pub lifetime_ms: u64,
+    /// Time after which an RD Gateway client that can is asked to authenticate
+    /// again (MS-TSGU 2.2.10.12), since its session began or since it last did;
+    /// 0: never.
+    pub reauthenticate_after_ms: u64,
+    /// How long it has for that before its session ends.
+    pub reauthentication_timeout_ms: u64,
     /// For delivering what is queued once a session is ending.
     pub drain_output_ms: u64,
     /// On SIGTERM: how long live sessions may go on.
@@ -128,6 +134,8 @@ impl Default for GatewayLimits {
             half_close_timeout_ms: 60_000,
             idle_timeout_ms: 0,
             lifetime_ms: 0,
+            reauthenticate_after_ms: 0,
+            reauthentication_timeout_ms: 120_000,
             drain_output_ms: 5_000,
             shutdown_grace_ms: 30_000,
             sample_age_ms_max: 30_000,

@@ -310,7 +310,7 @@ fn what_contradicts_in_an_agent_is_named() {
 }
 
 /// Limits of which 0 has a meaning of its own.
-const MAY_BE_ZERO: [&str; 17] = [
+const MAY_BE_ZERO: [&str; 18] = [
     "broker.ticket_key_days",
     "broker.identity.leeway_s",
     "broker.identity.offline_grace_s",
@@ -318,6 +318,7 @@ const MAY_BE_ZERO: [&str; 17] = [
     "broker.limits.host_failure_pause_ms",
     "gateway.limits.idle_timeout_ms",
     "gateway.limits.lifetime_ms",
+    "gateway.limits.reauthenticate_after_ms",
     "gateway.limits.drain_output_ms",
     "gateway.limits.shutdown_grace_ms",
     "gateway.threads.relay_workers",

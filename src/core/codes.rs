@@ -176,6 +176,7 @@ codes! {
     LogonStale 6020 "logon_stale" Client 12 Now 401 "The logon by token is old or from the future; check this machine's clock and try again.";
     LogonWrongNonce 6021 "logon_wrong_nonce" Client 12 Now 401 "The logon by token was not made for this connection; try again.";
     LogonWrongHost 6022 "logon_wrong_host" Client 12 Never 403 "The logon by token is for another session host; start again from the .rdp file.";
+    TokenOfOtherUser 6023 "token_of_other_user" Identity 11 Never 403 "The access token is not of the user whose session this is; sign in as that user.";
 
     Internal 9001 "internal" Broker 0 Later 500 "Something went wrong on our side; the log has the details.";
 }

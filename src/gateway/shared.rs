@@ -82,6 +82,9 @@ pub enum Request {
     /// Step 8: whether this is a user's token, before there is a resource to
     /// place.
     CheckToken { bearer: Secret, answer: oneshot::Sender<Result<(), Refusal>> },
+    /// During step 11: whether this is a token of the user whose session has
+    /// this tunnel context.
+    Reauthenticate { context: u64, bearer: Secret, answer: oneshot::Sender<Result<(), Refusal>> },
     /// Step 8: have the session host come. A refusal wakes the waiting client
     /// through the pairing table; there is no other answer.
     Orchestrate { session: SessionId },
@@ -121,8 +124,17 @@ pub struct LiveEntry {
     pub client: SocketAddr,
     pub started_at: UnixMillis,
     pub counters: Arc<SessionCounters>,
+    pub reauthentication: Reauthentication,
     /// The control thread has told the broker of it.
     pub announced: bool,
+}
+
+/// Whether a client said that it authenticates again when it is asked to
+/// (MS-TSGU 2.2.5.3.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reauthentication {
+    OnRequest,
+    Never,
 }
 
 /// Where a gateway is in its life.

@@ -41,6 +41,7 @@ close_reasons! {
     HalfCloseTimeout "half_close_timeout" "One side had closed, and the other sent nothing for the time that is allowed then.";
     IdleTimeout "idle_timeout" "No byte either way for the idle time (off unless configured).";
     LifetimeReached "lifetime_reached" "The session reached its longest allowed lifetime (off unless configured).";
+    NotReauthenticated "not_reauthenticated" "The client was asked to authenticate again, and did not in time (off unless configured).";
     Disconnected "disconnected" "An administrator, or the broker, ended the session.";
     GatewayShutdown "gateway_shutdown" "The gateway stopped and the grace period was over.";
     GatewayFault "gateway_fault" "Our fault: the log has the details.";

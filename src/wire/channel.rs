@@ -152,7 +152,14 @@ pub enum GatewayToBroker {
     Place(PlaceRequest),
     /// Whose is this token? Asked before a user is shown the gateways, and only
     /// of a broker whose welcome says that it answers.
-    CheckToken { request: u64, bearer: Secret },
+    CheckToken {
+        request: u64,
+        bearer: Secret,
+        /// It must be of the user who has this session. Only to a broker whose
+        /// welcome says that it compares.
+        #[serde(default)]
+        session: Option<SessionId>,
+    },
     /// Step 8: the client is here with a valid ticket, send the host.
     Orchestrate { request: u64, session: SessionId },
     /// Step 11 begins.
@@ -203,6 +210,9 @@ pub enum BrokerToGateway {
         /// It answers [`GatewayToBroker::CheckToken`].
         #[serde(default)]
         checks_tokens: bool,
+        /// And heeds its `session`.
+        #[serde(default)]
+        compares_users: bool,
     },
     /// The gateway table and ticket keys, on change and about once a second.
     Gateways {
@@ -306,5 +316,17 @@ mod tests {
             Envelope::Goodbye { refusal: Refusal::new(Code::ChannelReplaced) };
         let text = serde_json::to_string(&goodbye).unwrap();
         assert_eq!(serde_json::from_str::<Envelope<AgentToBroker>>(&text).unwrap(), goodbye);
+    }
+
+    #[test]
+    fn older_peers_that_know_no_reauthentication_are_understood() {
+        let check = r#"{"type":"check_token","request":7,"bearer":"token"}"#;
+        let without =
+            GatewayToBroker::CheckToken { request: 7, bearer: "token".into(), session: None };
+        assert_eq!(serde_json::from_str::<GatewayToBroker>(check).unwrap(), without);
+        let welcome = r#"{"type":"welcome","version":1,"gateway":"gw-1","ticket_keys":[],
+            "checks_tokens":true}"#;
+        let welcome = serde_json::from_str(welcome).unwrap();
+        assert!(matches!(welcome, BrokerToGateway::Welcome { compares_users: false, .. }));
     }
 }

@@ -63,6 +63,8 @@ mod stock_ends;
 #[cfg(test)]
 mod stock_rdsaad;
 #[cfg(test)]
+mod stock_reauthentication;
+#[cfg(test)]
 mod stock_refusals;
 #[cfg(test)]
 mod stock_return;

@@ -22,14 +22,14 @@ const HOST_HEADERS: &str = "Host: 127.0.0.1\r\nUser-Agent: MS-RDGateway/1.0\r\n\
     RDG-Connection-Id: {6e2a7c1e-0000-4000-8000-000000000001}\r\n";
 
 /// What FreeRDP sends with a cookie.
-fn request() -> String {
+pub fn request() -> String {
     format!(
         "RDG_OUT_DATA /remoteDesktopGateway/ HTTP/1.1\r\n{HOST_HEADERS}RDG-Auth-Scheme: PAA\r\n\
          {UPGRADE}\r\n"
     )
 }
 
-async fn open(world: &World, request: &str) -> Leg {
+pub async fn open(world: &World, request: &str) -> Leg {
     let mut client = dial(world.gateway.address, &world.tls).await;
     let reply = client.ask(request).await;
     assert_eq!(reply.status, 101, "{reply:?}");
@@ -37,13 +37,13 @@ async fn open(world: &World, request: &str) -> Leg {
 }
 
 /// The gateway's next packet, alone in its frame.
-async fn next_packet(client: &mut Leg) -> (u16, Vec<u8>) {
+pub async fn next_packet(client: &mut Leg) -> (u16, Vec<u8>) {
     let (opcode, payload) = next_frame(client).await;
     assert_eq!(opcode, BINARY);
     split_packet(&payload)
 }
 
-async fn say(client: &mut Leg, packet: &[u8]) {
+pub async fn say(client: &mut Leg, packet: &[u8]) {
     client.send(&frame(BINARY, packet)).await;
 }
 
@@ -57,7 +57,7 @@ async fn greet(client: &mut Leg, target: &str) {
 }
 
 /// The last packet, and then the end.
-async fn last_packet(client: &mut Leg) -> (u16, Vec<u8>) {
+pub async fn last_packet(client: &mut Leg) -> (u16, Vec<u8>) {
     let last = next_packet(client).await;
     let (opcode, code) = next_frame(client).await;
     assert_eq!((opcode, code.len()), (CLOSE, 2));
@@ -65,7 +65,7 @@ async fn last_packet(client: &mut Leg) -> (u16, Vec<u8>) {
     last
 }
 
-async fn assert_passes(client: &mut Leg, host: &mut Leg) {
+pub async fn assert_passes(client: &mut Leg, host: &mut Leg) {
     say(client, &data(b"to the host")).await;
     assert_eq!(host.receive(11).await, b"to the host");
     host.send(b"to the client").await;

@@ -30,7 +30,7 @@ fn request(method: &str, body: &str) -> String {
     )
 }
 
-fn out_request() -> String {
+pub fn out_request() -> String {
     request("RDG_OUT_DATA", "")
 }
 
@@ -42,12 +42,12 @@ fn in_request() -> String {
     request("RDG_IN_DATA", "Transfer-Encoding: chunked\r\n")
 }
 
-fn chunk(bytes: &[u8]) -> Vec<u8> {
+pub fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:X}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
 /// An OUT channel that was let in, seed and all.
-async fn open_out(world: &World, request: &str) -> Leg {
+pub async fn open_out(world: &World, request: &str) -> Leg {
     let mut out = dial(world.gateway.address, &world.tls).await;
     let reply = out.ask(request).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -59,7 +59,7 @@ async fn open_out(world: &World, request: &str) -> Leg {
 }
 
 /// An IN channel after both its requests.
-async fn open_in(world: &World) -> Leg {
+pub async fn open_in(world: &World) -> Leg {
     let mut inward = dial(world.gateway.address, &world.tls).await;
     let reply = inward.ask(&first_in_request()).await;
     assert_eq!((reply.status, reply.body.len()), (200, 0));
@@ -68,7 +68,7 @@ async fn open_in(world: &World) -> Leg {
     inward
 }
 
-async fn next_packet(out: &mut Leg) -> (u16, Vec<u8>) {
+pub async fn next_packet(out: &mut Leg) -> (u16, Vec<u8>) {
     let head = out.receive(8).await;
     let length = u32::from_le_bytes(head[4..].try_into().unwrap()) as usize;
     let rest = out.receive(length - 8).await;

@@ -59,6 +59,7 @@ struct State {
     table: Vec<GatewayEntry>,
     place: Answer,
     orchestrate: Answer,
+    reauthenticate: Answer,
     certificate: Option<String>,
 }
 
@@ -72,6 +73,7 @@ impl FakeBroker {
             table: Vec::new(),
             place: Answer::Yes,
             orchestrate: Answer::Yes,
+            reauthenticate: Answer::Yes,
             certificate: None,
         };
         let inner = Arc::new(Inner { signer: new_signer(), state: Mutex::new(state) });
@@ -119,6 +121,11 @@ impl FakeBroker {
 
     pub fn on_orchestrate(&self, answer: Answer) {
         self.state().orchestrate = answer;
+    }
+
+    /// To whether a token is of a session's user.
+    pub fn on_reauthenticate(&self, answer: Answer) {
+        self.state().reauthenticate = answer;
     }
 
     /// What the host's agent reported: base64 of DER.
@@ -249,6 +256,7 @@ impl Inner {
                     gateway: gateway.clone(),
                     ticket_keys: vec![self.signer.published()],
                     checks_tokens: true,
+                    compares_users: true,
                 });
                 outbox.post(self.table_message(&state));
                 state.connected.insert(gateway.clone(), outbox.clone());
@@ -280,8 +288,9 @@ impl Inner {
                     Answer::Silence => {}
                 }
             }
-            GatewayToBroker::CheckToken { request, .. } => {
-                let refusal = match state.place.clone() {
+            GatewayToBroker::CheckToken { request, session, .. } => {
+                let answer = if session.is_some() { &state.reauthenticate } else { &state.place };
+                let refusal = match answer.clone() {
                     Answer::Yes => None,
                     Answer::No(refusal) => Some(refusal),
                     Answer::Silence => return,

@@ -100,10 +100,21 @@ pub fn handshake(ext_auth: u16) -> Vec<u8> {
 }
 
 pub fn tunnel_create(cookie: Option<&str>) -> Vec<u8> {
-    let fields: u16 = cookie.is_some().into();
-    let front = [&0xd_u32.to_le_bytes()[..], &fields.to_le_bytes(), &[0, 0]].concat();
+    tunnel_create_with(0xd, None, cookie)
+}
+
+/// With capabilities of its own, and the context of a tunnel that is to be
+/// authenticated again.
+pub fn tunnel_create_with(
+    capabilities: u32,
+    context: Option<u64>,
+    cookie: Option<&str>,
+) -> Vec<u8> {
+    let fields = u16::from(cookie.is_some()) | u16::from(context.is_some()) << 1;
+    let front = [&capabilities.to_le_bytes()[..], &fields.to_le_bytes(), &[0, 0]].concat();
+    let context = context.map(|context| context.to_le_bytes().to_vec()).unwrap_or_default();
     let cookie = cookie.map(|cookie| counted(&format!("{cookie}\0"))).unwrap_or_default();
-    packet(0x4, &[front, cookie].concat())
+    packet(0x4, &[front, context, cookie].concat())
 }
 
 pub fn tunnel_auth() -> Vec<u8> {

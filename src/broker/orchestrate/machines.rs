@@ -80,6 +80,7 @@ impl Core {
             gateway: gateway.clone(),
             ticket_keys: self.keys.published.clone(),
             checks_tokens: true,
+            compares_users: true,
         });
         tracing::info!(%gateway, url = %state.url, live = live.len(), "A gateway is here");
         if let Some(older) = self.gateways.insert(gateway.clone(), state) {

@@ -21,6 +21,7 @@ mod simulation;
 
 pub use disconnect::{COMES_BACK_WITHIN_MS, Ended};
 pub use records::HOST_ENDED;
+pub use sessions::Ownership;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -141,6 +142,8 @@ pub enum Command {
         channel: ChannelNumber,
         judged: Judged,
     },
+    /// Whether a session is this user's.
+    IsOf(Ownership),
     Drain {
         host: HostId,
         draining: bool,
@@ -414,6 +417,7 @@ impl Core {
                     self.place(&asked_by, channel, judged);
                 }
             }
+            Command::IsOf(ownership) => self.tell_whether_it_is_of(ownership),
             Command::Drain { host, draining, done } => {
                 self.drain(host, draining);
                 let _nobody_waits = done.send(());

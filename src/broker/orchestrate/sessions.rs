@@ -1,5 +1,7 @@
 //! The life of one session, from its place to its end (steps 8 to 11).
 
+use tokio::sync::oneshot;
+
 use super::records::HOST_ENDED;
 use super::{ChannelNumber, Core, Judged, PendingOrder};
 use crate::core::clock::UnixMillis;
@@ -12,6 +14,15 @@ use crate::wire::channel::{
     AgentToBroker, BrokerToAgent, BrokerToGateway, CERTIFICATE_LENGTH_MAX, Order, Placement,
     Settled,
 };
+
+/// Whether a session that this gateway relays is this user's.
+#[derive(Debug)]
+pub struct Ownership {
+    pub gateway: GatewayId,
+    pub session: SessionId,
+    pub user: String,
+    pub answer: oneshot::Sender<Result<(), Code>>,
+}
 
 impl Core {
     /// Steps 7 and 9, first half: a place on a host and the client's ticket. A
@@ -104,6 +115,19 @@ impl Core {
             expires_at,
         };
         Ok((self.keys.signer.sign(&claims).into(), expires_at))
+    }
+
+    /// Nobody's is a session of which it is not known whose it is.
+    pub(super) fn tell_whether_it_is_of(&self, ownership: Ownership) {
+        let Ownership { gateway, session, user, answer } = ownership;
+        let slot = self.table.slot(session);
+        let slot = slot.filter(|slot| slot.gateway.as_ref() == Some(&gateway));
+        let verdict = match slot {
+            None => Err(Code::SessionUnknown),
+            Some(slot) if slot.user.as_ref() == Some(&user) => Ok(()),
+            Some(_) => Err(Code::TokenOfOtherUser),
+        };
+        let _nobody_waits = answer.send(verdict);
     }
 
     /// Step 9: the client is at its gateway, so the host is ordered there.

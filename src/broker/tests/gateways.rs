@@ -1,6 +1,7 @@
 //! Which gateway the broker settles on (step 7), and whom it vouches for.
 
 use super::super::testing::{FakeGateway, TOKEN, World, session};
+use crate::config::broker::StaticToken;
 use crate::core::codes::Code;
 use crate::core::selection::{Explain, ExplainLine, Rtt, RttSource, Verdict};
 use crate::wire::channel::{BrokerToGateway, GatewayToBroker, PlaceRequest, Placement};
@@ -133,7 +134,11 @@ async fn a_token_is_checked_without_placing_anybody() {
     for (request, bearer, expected) in
         [(1, TOKEN, None), (2, "nobody's", Some(())), (3, "", Some(()))]
     {
-        gateway.outbox.post(GatewayToBroker::CheckToken { request, bearer: bearer.into() });
+        gateway.outbox.post(GatewayToBroker::CheckToken {
+            request,
+            bearer: bearer.into(),
+            session: None,
+        });
         match gateway.answer().await {
             BrokerToGateway::TokenChecked { request: of, refusal } => {
                 assert_eq!((of, refusal.map(|_| ())), (request, expected));
@@ -142,4 +147,44 @@ async fn a_token_is_checked_without_placing_anybody() {
         }
     }
     assert!(world.broker.snapshot().await.sessions.is_empty());
+}
+
+#[tokio::test]
+async fn step_11_a_session_is_authenticated_again_by_its_user_alone() {
+    const BOBS: &str = "token-of-bob";
+    let world = World::start_adjusted("", |config| {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, BOBS.as_bytes());
+        config.identity.static_tokens.push(StaticToken {
+            user: "bob".into(),
+            groups: vec![],
+            token_sha256: hex::encode(hash),
+        });
+    })
+    .await;
+    let host = world.enrol(MachineRole::Agent, "host-1").await;
+    let mut agent = world.agent(&host, &[]).await;
+    let mut gateways = with_gateways(&world).await;
+    placed(&mut gateways[0], 1, proposal([("gw-1", 9_000), ("gw-2", 90_000)])).await;
+    gateways[0].orchestrate(1);
+    agent.order().await;
+    gateways[0].started(1);
+    assert_eq!(gateways[0].answer().await, BrokerToGateway::Orchestrated { request: 101 });
+
+    let of_ann = Some(session(1));
+    for (gateway, bearer, of, expected) in [
+        (0, TOKEN, of_ann, None),
+        (0, BOBS, of_ann, Some(Code::TokenOfOtherUser)),
+        (0, "nobody's", of_ann, Some(Code::TokenUnknownKey)),
+        (0, TOKEN, Some(session(9)), Some(Code::SessionUnknown)),
+        (0, BOBS, None, None),
+        // It is not there.
+        (1, TOKEN, of_ann, Some(Code::SessionUnknown)),
+    ] {
+        let (gateway, bearer) = (&mut gateways[gateway], bearer.into());
+        gateway.outbox.post(GatewayToBroker::CheckToken { request: 7, bearer, session: of });
+        let BrokerToGateway::TokenChecked { refusal, .. } = gateway.answer().await else {
+            panic!("another answer");
+        };
+        assert_eq!(refusal.map(|refusal| refusal.code), expected);
+    }
 }

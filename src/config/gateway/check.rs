@@ -68,6 +68,7 @@ impl GatewayConfig {
                 ("write_timeout_ms", limits.write_timeout_ms),
                 ("broker_timeout_ms", limits.broker_timeout_ms),
                 ("half_close_timeout_ms", limits.half_close_timeout_ms),
+                ("reauthentication_timeout_ms", limits.reauthentication_timeout_ms),
                 ("lobby_lifetime_ms", limits.lobby_lifetime_ms),
                 ("sample_age_ms_max", limits.sample_age_ms_max),
                 ("client_sample_age_ms_max", limits.client_sample_age_ms_max),

@@ -9,6 +9,7 @@ mod digests;
 mod histograms;
 mod placing;
 mod probes;
+mod reauthentication;
 mod sessions;
 #[cfg(test)]
 mod simulation;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::histograms::Histograms;
 use self::placing::Pending;
+use self::reauthentication::Reauthentications;
 use self::table::{ClientView, GatewayTable, TableRules};
 use self::tokens::Asker;
 use super::dumps::DumpWriter;
@@ -83,6 +85,8 @@ struct Control {
     table: GatewayTable,
     broker: ChannelHandle<GatewayToBroker>,
     broker_checks_tokens: bool,
+    broker_compares_users: bool,
+    reauthentications: Reauthentications,
     pending: Pending,
     histograms: Histograms,
     closed_by_reason: HashMap<&'static str, u64>,
@@ -118,6 +122,8 @@ pub async fn run(mut parts: Parts) -> anyhow::Result<()> {
         table: GatewayTable::new(shared.id.clone(), TableRules::from(&shared.config().limits)),
         broker,
         broker_checks_tokens: false,
+        broker_compares_users: false,
+        reauthentications: Reauthentications::default(),
         pending: Pending::default(),
         histograms,
         closed_by_reason: HashMap::new(),
@@ -215,6 +221,9 @@ impl Control {
             Request::CheckToken { bearer, answer } => {
                 self.check_token(bearer, Asker::Verdict(answer));
             }
+            Request::Reauthenticate { context, bearer, answer } => {
+                self.reauthenticate(context, bearer, answer);
+            }
             Request::Orchestrate { session } => self.orchestrate(session),
             Request::Started { session } => self.on_started(session),
             Request::GaveUp { session, code } => {
@@ -231,11 +240,18 @@ impl Control {
 
     fn on_broker(&mut self, message: BrokerToGateway) {
         match message {
-            BrokerToGateway::Welcome { version, gateway, ticket_keys, checks_tokens } => {
+            BrokerToGateway::Welcome {
+                version,
+                gateway,
+                ticket_keys,
+                checks_tokens,
+                compares_users,
+            } => {
                 if version != VERSION || gateway != self.shared.id {
                     tracing::error!(version, %gateway, "The broker takes us for something else");
                 }
                 self.broker_checks_tokens = checks_tokens;
+                self.broker_compares_users = compares_users;
                 self.install_keys(&ticket_keys);
                 self.report_load();
             }
@@ -313,6 +329,7 @@ impl Control {
     fn on_tick(&mut self) {
         self.pending.expire(&self.shared, Instant::now());
         self.retry_unsaid();
+        self.see_to_reauthentications();
         self.histograms.tick(&self.shared.workers);
         self.shared.health.look(self.shared.workers.iter().map(|w| w.stats.enters.load(Relaxed)));
         if self.shared.broker_connected.load(Relaxed) {

@@ -5,7 +5,7 @@ use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
 use crate::gateway::relay::{ClosedSession, Command, Event, Events};
-use crate::gateway::shared::{Shared, lock};
+use crate::gateway::shared::{Reauthentication, Shared, lock};
 use crate::observe::close_reason::CloseReason;
 use crate::wire::channel::{GatewayToBroker, LIVE_PER_MESSAGE_MAX, VERSION};
 
@@ -58,6 +58,7 @@ impl Control {
     /// The one log line that a session leaves, and the word to the broker.
     fn on_closed(&mut self, closed: &ClosedSession) {
         let entry = lock(&self.shared.live).remove(&closed.id);
+        self.reauthentications.session_over(closed.id);
         *self.closed_by_reason.entry(closed.reason.as_str()).or_insert(0) += 1;
         tracing::info!(
             step = 12,
@@ -90,7 +91,11 @@ impl Control {
         let mut live = lock(&self.shared.live);
         let Some(entry) = live.get_mut(&session) else { return };
         if !std::mem::replace(&mut entry.announced, true) {
+            let reauthentication = entry.reauthentication;
             drop(live);
+            if reauthentication == Reauthentication::OnRequest {
+                self.expect_to_reauthenticate(session);
+            }
             self.tell_broker(GatewayToBroker::SessionStarted { session });
         }
     }
@@ -136,7 +141,7 @@ impl Control {
     }
 
     /// Ends a session if it is live, now or as soon as its worker takes orders.
-    fn end(&mut self, session: SessionId, reason: CloseReason) {
+    pub(super) fn end(&mut self, session: SessionId, reason: CloseReason) {
         let worker = lock(&self.shared.live).get(&session).map(|entry| entry.worker);
         if let Some(worker) = worker.and_then(|index| self.shared.workers.get(index))
             && worker.tell(Command::End { session, reason }).is_err()

@@ -145,6 +145,13 @@ pub async fn check_token(shared: &Shared, bearer: Secret) -> Result<(), Refusal>
     broker_says(shared, answered).await
 }
 
+/// Whether this is a token of the user whose session has this tunnel context.
+pub async fn reauthenticate(shared: &Shared, context: u64, bearer: Secret) -> Result<(), Refusal> {
+    let (answer, answered) = oneshot::channel();
+    shared.ask(Request::Reauthenticate { context, bearer, answer })?;
+    broker_says(shared, answered).await
+}
+
 /// Which gateways a user may measure the way to, before step 7. The broker
 /// says whether it is a user: a stranger is not shown what there is.
 pub async fn list(connection: &mut Connection, head: &RequestHead) -> Result<Next, Refusal> {

@@ -17,7 +17,7 @@ use crate::core::pairing::NoWait;
 use crate::core::tickets::{Claims, Role};
 use crate::gateway::relay::framing::{Deframer, Framer};
 use crate::gateway::relay::{Command, Leg, Session, SessionCounters};
-use crate::gateway::shared::{Joining, LiveEntry, Request, Shared, Wake, lock};
+use crate::gateway::shared::{Joining, LiveEntry, Reauthentication, Request, Shared, Wake, lock};
 use crate::wire::http_head::{self, RequestHead};
 use crate::wire::relay_answer;
 
@@ -92,6 +92,8 @@ pub async fn join_host(
 pub struct Arrived {
     host: Box<Leg>,
     joining: Joining,
+    /// What its client can do.
+    pub reauthentication: Reauthentication,
 }
 
 /// Why a client gets no host. The broker knows already.
@@ -160,7 +162,7 @@ pub async fn wait_for_host(
     match outcome {
         Wake::Host(host, joining) => {
             connection.meter.record(|set| &mut set.pairing_us, waiting_since);
-            Ok(Arrived { host, joining })
+            Ok(Arrived { host, joining, reauthentication: Reauthentication::Never })
         }
         Wake::Refused(refusal) => {
             lock(&shared.pairing).take(&session);
@@ -198,7 +200,7 @@ pub async fn join_client(mut connection: Connection, claims: Claims) {
 /// Step 11: both legs are in.
 pub fn begin(shared: &Shared, claims: Claims, client: Leg, arrived: Arrived, meter: &Meter) {
     let session = claims.session;
-    let Arrived { host, joining } = arrived;
+    let Arrived { host, joining, reauthentication } = arrived;
     let Some((index, worker)) = shared.choose_worker() else {
         return give_up(shared, session, Code::Internal);
     };
@@ -209,6 +211,7 @@ pub fn begin(shared: &Shared, claims: Claims, client: Leg, arrived: Arrived, met
         client: client.peer,
         started_at: UnixMillis::now(),
         counters: Arc::clone(&counters),
+        reauthentication,
         announced: false,
     };
     let session_data = Session { id: session, host_id: claims.host, client, host: *host, counters };

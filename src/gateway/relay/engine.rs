@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use slab::Slab;
 
 use super::closing::Ending;
+use super::framing::Framer;
 use super::kernel::Kernel;
 use super::leg::{LiveLeg, OutputEnd, Receiving};
 use super::ring::{Arena, Completion, ReceiveEnd, Token};
@@ -190,18 +191,30 @@ impl<K: Kernel> Relay<K> {
 
     /// Shows a text where the client's protocol has such a thing.
     pub fn notify_all(&mut self, text: &str) {
-        for (index, session) in &mut self.sessions {
-            let client = &mut session.client;
-            let words = client.framer.notice(text);
-            if words.is_empty() || client.output_end != OutputEnd::Open {
-                continue;
-            }
-            // A key that is used up ends the session with the next data.
-            let _ = client.append_words(&mut self.arena, self.now_us, &words);
-            if !std::mem::replace(&mut client.dirty, true) {
-                self.dirty.push((index, Side::Client));
-            }
+        let indices: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            self.tell_client(index, |framer| framer.notice(text));
         }
+    }
+
+    /// Sends one client what asks it to authenticate again.
+    pub fn ask_to_reauthenticate(&mut self, session: SessionId, context: u64) {
+        if let Some(index) = self.index_of.get(&session) {
+            self.tell_client(*index, |framer| framer.reauthentication(context));
+        }
+    }
+
+    /// Words between the host's, in the client's framing.
+    fn tell_client(&mut self, index: usize, words: impl FnOnce(&Framer) -> Vec<u8>) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let client = &mut session.client;
+        let words = words(&client.framer);
+        if words.is_empty() || client.output_end != OutputEnd::Open {
+            return;
+        }
+        // A key that is used up ends the session with the next data.
+        let _ = client.append_words(&mut self.arena, self.now_us, &words);
+        self.mark_dirty(index, Side::Client);
     }
 
     /// Gives out what was measured, goes on with an empty set.

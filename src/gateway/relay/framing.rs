@@ -260,15 +260,29 @@ impl Framer {
     /// A text for the person at the client, where the protocol has such a
     /// thing (MS-TSGU 2.2.10.17).
     pub(super) fn notice(&self, text: &str) -> Vec<u8> {
-        let packet = tsgu::response::service_message(text);
         match self {
-            Self::TsguHttp(agreed) if agreed.notices => packet,
-            Self::TsguWebSocket(agreed) if agreed.notices => {
+            Self::TsguHttp(agreed) | Self::TsguWebSocket(agreed) if agreed.notices => {
+                self.packet(tsgu::response::service_message(text))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What asks the client to authenticate again (MS-TSGU 2.2.10.12).
+    pub(super) fn reauthentication(&self, context: u64) -> Vec<u8> {
+        self.packet(tsgu::response::reauth(context))
+    }
+
+    /// A packet of MS-TSGU for a peer that is sent such.
+    fn packet(&self, packet: Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::TsguHttp(_) => packet,
+            Self::TsguWebSocket(_) => {
                 let mut words = Vec::new();
                 append_frame(&mut words, &packet);
                 words
             }
-            _ => Vec::new(),
+            Self::Raw | Self::WebSocket(_) | Self::Silent => Vec::new(),
         }
     }
 }
@@ -320,6 +334,7 @@ const fn status(reason: CloseReason, agreed: Agreed) -> u32 {
         CloseReason::HostTruncated | CloseReason::HostReset | CloseReason::HostTlsError => {
             tsgu::status::CLOSE_TARGET_CLOSED
         }
+        CloseReason::NotReauthenticated => tsgu::status::CLOSE_REAUTH_LOGON_FAILED,
         CloseReason::Disconnected | CloseReason::GatewayShutdown => tsgu::status::CLOSE_GRACEFUL,
         _ => tsgu::status::CLOSE_ABORTED,
     }

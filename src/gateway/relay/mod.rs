@@ -45,6 +45,8 @@ pub enum Command {
     End { session: SessionId, reason: CloseReason },
     /// Show this to the people whose clients can show it.
     Notice(Arc<str>),
+    /// Ask the client to authenticate this tunnel again (MS-TSGU 2.2.10.12).
+    Reauthenticate { session: SessionId, context: u64 },
     /// Give out what was measured so far, go on with this empty set.
     ExchangeHistograms(Box<RelayHistograms>),
     /// End all sessions for this reason, deliver what is queued, stop.

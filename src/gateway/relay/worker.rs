@@ -96,6 +96,9 @@ impl Worker {
                 Command::Start(session) => self.relay.start(*session),
                 Command::End { session, reason } => self.relay.end_session(session, reason),
                 Command::Notice(text) => self.relay.notify_all(&text),
+                Command::Reauthenticate { session, context } => {
+                    self.relay.ask_to_reauthenticate(session, context);
+                }
                 Command::ExchangeHistograms(empty) => self.relay.exchange_histograms(empty),
                 Command::Stop(reason) => self.relay.stop(reason),
             }

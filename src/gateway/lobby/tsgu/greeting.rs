@@ -6,10 +6,14 @@
 //! handshake ─► tunnel, with a token ─► tunnel authorisation ─► channel, with a
 //!              the broker judges it                            resource: placed
 //! ```
+//!
+//! With the context of another tunnel, a tunnel authenticates that one again and
+//! has no channel (MS-TSGU 2.2.10.18).
 
 use crate::core::codes::{Code, Refusal, Retry, Side};
 use crate::core::secret::Secret;
 use crate::gateway::relay::framing::Agreed;
+use crate::gateway::shared::Reauthentication;
 use crate::wire::oidc::TOKEN_BYTES_MAX;
 use crate::wire::tsgu::response::{self, Tunnel, TunnelAuth, capability, redirection};
 use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_auth, status};
@@ -19,7 +23,7 @@ use crate::wire::tsgu::{ChannelCreate, Handshake, Request, TunnelCreate, ext_aut
 const TUNNEL_ID: u32 = 1;
 const CHANNEL_ID: u32 = 1;
 
-/// What we have of [`capability`].
+/// What we have of [`capability`], besides reauthentication for who has it too.
 const CAPABILITIES: u32 = capability::IDLE_TIMEOUT | capability::SERVICE_MESSAGE;
 
 /// More signs of life than the greeting has steps are no signs of good will.
@@ -34,11 +38,15 @@ pub enum Step {
     Send(Vec<u8>),
     /// Have the broker judge this token, then say [`Greeting::token_checked`].
     CheckToken(Secret),
+    /// The same, and whether it is of the user whose session has this context.
+    Reauthenticate { context: u64, bearer: Secret },
     /// Have a place for this resource, and its host come; then send
     /// [`channel_opened`], or [`channel_refused`] and close.
     Place { bearer: Secret, target: String },
     /// Send this packet, if it is one, and close.
     End { last: Vec<u8>, refusal: Refusal },
+    /// The same where nothing is refused.
+    Done { last: Vec<u8> },
 }
 
 /// How far one client has come.
@@ -58,11 +66,21 @@ pub struct Greeting {
 enum Phase {
     Handshake,
     TunnelCreate,
-    /// This token is being judged.
-    Judging(Secret),
-    TunnelAuth(Secret),
+    Judging(Purpose),
+    TunnelAuth(Purpose),
     ChannelCreate(Secret),
+    /// Another tunnel was authenticated again: there is nothing more to say.
+    Reauthenticated,
     Over,
+}
+
+/// What a tunnel is for.
+#[derive(Debug)]
+enum Purpose {
+    /// A channel, with this token.
+    Channel(Secret),
+    /// Another tunnel.
+    Reauthentication,
 }
 
 impl Greeting {
@@ -89,6 +107,21 @@ impl Greeting {
         }
     }
 
+    /// The same.
+    #[must_use]
+    pub const fn reauthentication(&self) -> Reauthentication {
+        match self.capabilities & capability::REAUTH {
+            0 => Reauthentication::Never,
+            _ => Reauthentication::OnRequest,
+        }
+    }
+
+    /// The client has got what it came for, and may leave in any way.
+    #[must_use]
+    pub const fn has_reauthenticated(&self) -> bool {
+        matches!(self.phase, Phase::Reauthenticated)
+    }
+
     /// The client's next packet.
     pub fn on_packet(&mut self, packet: Request) -> Step {
         match (std::mem::replace(&mut self.phase, Phase::Over), packet) {
@@ -100,8 +133,11 @@ impl Greeting {
             }
             (Phase::Handshake, Request::Handshake(handshake)) => self.on_handshake(handshake),
             (Phase::TunnelCreate, Request::TunnelCreate(tunnel)) => self.on_tunnel(tunnel),
-            (Phase::TunnelAuth(bearer), Request::TunnelAuth(_)) => {
-                self.phase = Phase::ChannelCreate(bearer);
+            (Phase::TunnelAuth(purpose), Request::TunnelAuth(_)) => {
+                self.phase = match purpose {
+                    Purpose::Channel(bearer) => Phase::ChannelCreate(bearer),
+                    Purpose::Reauthentication => Phase::Reauthenticated,
+                };
                 Step::Send(response::tunnel_auth(Ok(TunnelAuth {
                     redirection_flags: redirection::ENABLE_ALL,
                     idle_timeout_minutes: self.idle_timeout_minutes,
@@ -109,6 +145,13 @@ impl Greeting {
             }
             (Phase::ChannelCreate(bearer), Request::ChannelCreate(channel)) => {
                 on_channel(bearer, channel)
+            }
+            (Phase::Reauthenticated, Request::ChannelCreate(_)) => {
+                let refusal = Code::RequestMalformed.into();
+                Step::End { last: channel_refused(&refusal), refusal }
+            }
+            (Phase::Reauthenticated, Request::CloseChannel(_)) => {
+                Step::Done { last: response::close_channel_response(status::SUCCESS).to_vec() }
             }
             (_, Request::CloseChannel(_)) => {
                 let last = response::close_channel_response(status::SUCCESS).to_vec();
@@ -143,10 +186,6 @@ impl Greeting {
             last: response::tunnel(Err(status)),
             refusal: code.into(),
         };
-        if tunnel.reauth_context.is_some() {
-            // No client was ever asked to.
-            return refused(status::INTERNAL_ERROR, Code::RequestMalformed);
-        }
         let cookie = tunnel.paa_cookie.filter(|cookie| !cookie.expose().is_empty());
         let Some(bearer) = cookie.or_else(|| self.bearer.take()) else {
             return refused(status::MALFORMED_COOKIE, Code::TokenMissing);
@@ -156,17 +195,25 @@ impl Greeting {
             return refused(status::COOKIE_DENIED, Code::TokenTooLong);
         }
         self.capabilities = tunnel.capabilities;
-        self.phase = Phase::Judging(bearer.clone());
-        Step::CheckToken(bearer)
+        match tunnel.reauth_context {
+            Some(context) => {
+                self.phase = Phase::Judging(Purpose::Reauthentication);
+                Step::Reauthenticate { context, bearer }
+            }
+            None => {
+                self.phase = Phase::Judging(Purpose::Channel(bearer.clone()));
+                Step::CheckToken(bearer)
+            }
+        }
     }
 
     /// The broker has judged the token.
     pub fn token_checked(&mut self, verdict: Result<(), Refusal>) -> Step {
         match (std::mem::replace(&mut self.phase, Phase::Over), verdict) {
-            (Phase::Judging(bearer), Ok(())) => {
-                self.phase = Phase::TunnelAuth(bearer);
-                let tunnel = Tunnel { id: TUNNEL_ID, capabilities: CAPABILITIES };
-                Step::Send(response::tunnel(Ok(tunnel)))
+            (Phase::Judging(purpose), Ok(())) => {
+                self.phase = Phase::TunnelAuth(purpose);
+                let capabilities = CAPABILITIES | self.capabilities & capability::REAUTH;
+                Step::Send(response::tunnel(Ok(Tunnel { id: TUNNEL_ID, capabilities })))
             }
             (_, verdict) => {
                 let refusal = verdict.err().unwrap_or_else(|| Code::Internal.into());

@@ -211,11 +211,62 @@ fn signs_of_life_change_nothing_and_are_bounded() {
     assert!(matches!(greeting.on_packet(Request::KeepAlive), Step::End { .. }));
 }
 
-#[test]
-fn nobody_is_asked_to_authenticate_again_so_nobody_may() {
-    let mut greeting = Greeting::new(None, 0);
+/// Up to the answer of the broker about another tunnel's context.
+fn again(paa_cookie: Option<&str>) -> (Greeting, Step) {
+    let mut greeting = Greeting::new(Some("header".into()), 0);
     greeting.on_packet(handshake(ext_auth::PAA));
-    let again = TunnelCreate { capabilities: 0, reauth_context: Some(7), paa_cookie: None };
-    let (last, _) = ended(greeting.on_packet(Request::TunnelCreate(again)));
-    assert_eq!(status_in(&last, 10), status::INTERNAL_ERROR);
+    let paa_cookie = paa_cookie.map(Secret::from);
+    let again = TunnelCreate { capabilities: 0x1d, reauth_context: Some(7), paa_cookie };
+    let step = greeting.on_packet(Request::TunnelCreate(again));
+    (greeting, step)
+}
+
+fn reauthenticated() -> Greeting {
+    let (mut greeting, _) = again(None);
+    // Idle timeout, service messages, reauthentication.
+    assert_eq!(sent(greeting.token_checked(Ok(())))[18..], [1, 0, 0, 0, 0x1a, 0, 0, 0]);
+    assert!(!greeting.has_reauthenticated());
+    assert_eq!(sent(greeting.on_packet(tunnel_auth()))[8..16], [0, 0, 0, 0, 3, 0, 0, 0]);
+    assert!(greeting.has_reauthenticated());
+    greeting
+}
+
+#[test]
+fn a_tunnel_with_a_context_authenticates_that_one_and_has_no_channel() {
+    for (cookie, bearer) in [(Some("cookie"), "cookie"), (None, "header")] {
+        let expected = Step::Reauthenticate { context: 7, bearer: bearer.into() };
+        assert_eq!(again(cookie).1, expected);
+    }
+    let (last, code) = ended(reauthenticated().on_packet(channel("desk")));
+    assert_eq!((status_in(&last, 8), code), (status::RESOURCE_DENIED, Code::RequestMalformed));
+    let last = response::close_channel_response(0).to_vec();
+    assert_eq!(reauthenticated().on_packet(Request::CloseChannel(0)), Step::Done { last });
+    assert_eq!(reauthenticated().on_packet(Request::KeepAlive), Step::Listen);
+}
+
+#[test]
+fn who_may_not_authenticate_again_is_told_why() {
+    for (code, status) in [
+        (Code::TokenOfOtherUser, status::COOKIE_DENIED),
+        (Code::TokenExpired, status::COOKIE_DENIED),
+        (Code::SessionUnknown, status::INTERNAL_ERROR),
+    ] {
+        let (mut greeting, _) = again(Some("cookie"));
+        let (last, told) = ended(greeting.token_checked(Err(code.into())));
+        assert_eq!((status_in(&last, 10), told), (status, code));
+        assert!(!greeting.has_reauthenticated());
+    }
+}
+
+#[test]
+fn only_who_announces_it_is_asked_to_authenticate_again() {
+    for (capabilities, expected) in
+        [(0xd, Reauthentication::Never), (0x10, Reauthentication::OnRequest)]
+    {
+        let mut greeting = Greeting::new(Some("header".into()), 0);
+        greeting.on_packet(handshake(ext_auth::BEARER));
+        let tunnel = TunnelCreate { capabilities, reauth_context: None, paa_cookie: None };
+        greeting.on_packet(Request::TunnelCreate(tunnel));
+        assert_eq!(greeting.reauthentication(), expected);
+    }
 }

@@ -23,7 +23,7 @@ use self::greeting::{Greeting, Step, channel_opened, channel_refused};
 use self::out_channel::OutChannel;
 use self::packets::{Carrier, Gathered, Packets};
 use super::connection::{Connection, ConnectionError};
-use super::placing::{admit_here, check_token};
+use super::placing::{admit_here, check_token, reauthenticate};
 use super::waiting::{Arrived, Due, NoHost, wait_for_host};
 use crate::core::codes::{Code, Refusal};
 use crate::core::secret::Secret;
@@ -97,6 +97,8 @@ enum Farewell {
     /// Nobody is left to be told.
     Left,
     Told(LastWords),
+    /// There was to be none; with a last packet, if it is one.
+    Done(Vec<u8>),
 }
 
 struct LastWords {
@@ -147,12 +149,21 @@ impl<C: Carrier> Client<C> {
         let patience = Duration::from_millis(limits.request_timeout_ms);
         let mut deadline = Instant::now() + patience;
         loop {
-            let mut step = greeting.on_packet(self.next_packet(deadline).await?);
-            if let Step::CheckToken(bearer) = step {
-                step = greeting.token_checked(check_token(&shared, bearer).await);
-            }
+            let packet = match self.next_packet(deadline).await {
+                Err(_) if greeting.has_reauthenticated() => return Err(Farewell::Done(Vec::new())),
+                packet => packet?,
+            };
+            let step = match greeting.on_packet(packet) {
+                Step::CheckToken(bearer) => {
+                    greeting.token_checked(check_token(&shared, bearer).await)
+                }
+                Step::Reauthenticate { context, bearer } => {
+                    greeting.token_checked(reauthenticate(&shared, context, bearer).await)
+                }
+                step => step,
+            };
             match step {
-                Step::Listen | Step::CheckToken(_) => {}
+                Step::Listen | Step::CheckToken(_) | Step::Reauthenticate { .. } => {}
                 Step::Send(packet) => {
                     self.send(packet).await?;
                     // From an answer to the next request: signs of life do not
@@ -160,11 +171,13 @@ impl<C: Carrier> Client<C> {
                     deadline = Instant::now() + patience;
                 }
                 Step::Place { bearer, target } => {
-                    let (claims, arrived) = self.place(bearer, target).await?;
+                    let (claims, mut arrived) = self.place(bearer, target).await?;
+                    arrived.reauthentication = greeting.reauthentication();
                     let agreed = greeting.agreed();
                     return Ok(Greeted { claims, arrived, agreed });
                 }
                 Step::End { last, refusal } => return Err(Farewell::told(last, refusal)),
+                Step::Done { last } => return Err(Farewell::Done(last)),
             }
         }
     }
@@ -225,7 +238,11 @@ impl<C: Carrier> Client<C> {
 
     /// The end of a client that got no session.
     async fn bid(self, farewell: Farewell) {
-        let Farewell::Told(LastWords { packet, refusal, close_code }) = farewell else { return };
+        let LastWords { packet, refusal, close_code } = match farewell {
+            Farewell::Left => return,
+            Farewell::Done(packet) => return self.part(packet).await,
+            Farewell::Told(words) => words,
+        };
         match self.out {
             Out::WebSocket => {
                 let mut words = websocket::framed(&packet);
@@ -237,5 +254,23 @@ impl<C: Carrier> Client<C> {
                 self.connection.close().await;
             }
         }
+    }
+
+    /// The end of a client that came for none.
+    async fn part(mut self, packet: Vec<u8>) {
+        // Who has left already is not told.
+        match self.out {
+            Out::WebSocket => {
+                let mut words = websocket::framed(&packet);
+                words.extend(close_frame(CLOSE_NORMAL).as_slice());
+                let _ = self.connection.write(&words).await;
+            }
+            Out::Channel(out) => {
+                if !packet.is_empty() {
+                    let _ = out.send(packet).await;
+                }
+            }
+        }
+        self.connection.close().await;
     }
 }
