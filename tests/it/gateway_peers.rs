@@ -313,6 +313,8 @@ async fn the_lobby_is_full_at_its_limit_and_empty_afterwards() {
     .await;
     let mut bystander = world.bystander().await;
     let counters = &world.gateway.shared().counters;
+    // Its legs leave the lobby a moment after they are the relay's.
+    until("the bystander has left it", || world.gateway.in_lobby() == 0).await;
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(TcpStream::connect(world.gateway.address).await.unwrap());

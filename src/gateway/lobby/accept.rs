@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::buf::fixed::FixedBufPool;
 use tokio_uring::net::TcpStream;
@@ -16,7 +15,7 @@ use tokio_uring::net::TcpStream;
 use super::connection::{BUFFER_BYTES, Connection};
 use super::meter::{Meter, Outlet};
 use super::requests;
-use crate::gateway::relay::ring::RingError;
+use crate::gateway::relay::ring::{RingError, listener_readiness};
 use crate::gateway::shared::{Phase, Shared, lock};
 
 /// Entries of a lobby's ring; connections wait in epoll, so few are in it.
@@ -69,7 +68,7 @@ async fn accept_until_stopped(
     buffers: &FixedBufPool<Vec<u8>>,
     meter: &Rc<Meter>,
 ) {
-    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
+    let listener = match listener_readiness(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "A lobby thread cannot wait for clients"),
     };

@@ -41,7 +41,7 @@ pub use self::error::RingError;
 pub use self::features::Features;
 pub use self::receive::{Filled, RX_BUFFER_BYTES};
 pub use self::schedule::take_short_turns;
-pub use self::socket::{bell_readiness, round_trip_us, stream_readiness};
+pub use self::socket::{bell_readiness, listener_readiness, round_trip_us, stream_readiness};
 pub use self::token::Token;
 
 use self::receive::ReceiveBuffers;

@@ -2,9 +2,11 @@
 //! descriptor that something else owns, and the kernel's view of a connection.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::sync::Arc;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::net::TcpStream;
 
@@ -20,6 +22,18 @@ pub fn stream_readiness(stream: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
     // and keeps it open until it is dropped; inside `AsyncFd` it is never
     // replaced.
     unsafe { AsyncFd::register(stream) }.map_err(io::Error::from)
+}
+
+/// Readiness of a lobby's listener.
+///
+/// # Errors
+/// When epoll has no room left.
+pub fn listener_readiness(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: the listener owns its descriptor, returns the same one every time,
+    // and keeps it open until it is dropped; inside `AsyncFd` it is never
+    // replaced.
+    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }
+        .map_err(io::Error::from)
 }
 
 /// Readiness of a bell for a tokio thread.

@@ -344,11 +344,11 @@ fn no_byte_is_lost_and_no_buffer_leaks_whatever_the_kernel_does() {
     }
     let seeds = number("RINGWAY_SIM_SEEDS").unwrap_or(SEEDS);
     // Worlds know nothing of each other.
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for first in 0..threads {
+        for first in (0..seeds).take(threads) {
             scope.spawn(move || {
-                for seed in (first..seeds).step_by(threads as usize) {
+                for seed in (first..seeds).step_by(threads) {
                     let outcome = std::panic::catch_unwind(|| run(seed));
                     let replay = "replay it with RINGWAY_SIM_SEED";
                     assert!(outcome.is_ok(), "seed {seed} failed; {replay}={seed}");
