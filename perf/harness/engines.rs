@@ -98,7 +98,7 @@ impl Engine {
             }
             Self::Epoll => "copies bytes between TCP connections; no TLS, no greeting.",
             Self::Floor => {
-                "no relay: one AEAD open and seal (aws-lc-rs, 16 KiB) plus a blocking \
+                "no relay: one AEAD open and seal (16 KiB, by the cheaper of AWS-LC and ring) plus a blocking \
                  256 KiB receive and send loop with a generator of its own."
             }
             Self::Direct | Self::DirectTcp => "the generator dials its own sink.",
