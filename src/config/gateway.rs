@@ -152,8 +152,9 @@ pub struct GatewayThreads {
     /// 0: one per core. Each is pinned to its core.
     pub relay_workers: u16,
     pub lobby_threads: u16,
-    /// Receive buffers of 128 KiB per relay worker; a power of two. Together
-    /// they should fit the L2 cache of a core.
+    /// Receive buffers of 256 KiB per relay worker; a power of two. Small
+    /// messages take one each; of large ones no more are under way at a time than
+    /// the cache holds.
     pub rx_buffers: u16,
     /// Output slots of 288 KiB per relay worker.
     pub output_slots: u32,

@@ -34,8 +34,8 @@ impl MemoryNeed {
     pub fn of(config: &GatewayConfig) -> Self {
         let limits = &config.limits;
         let rx_buffers = u64::from(config.threads.rx_buffers);
-        let worker = rx_buffers * RX_BUFFER_BYTES as u64
-            + u64::from(config.threads.output_slots) * OUTPUT_SLOT;
+        // A receive buffer may become a slot and is as large.
+        let worker = (rx_buffers + u64::from(config.threads.output_slots)) * OUTPUT_SLOT;
         let lobby_thread = (BUFFERS * BUFFER_BYTES) as u64;
         let fixed = worker * config.relay_workers() as u64
             + lobby_thread * u64::from(config.threads.lobby_threads);
@@ -75,13 +75,13 @@ mod tests {
     #[test]
     fn each_limit_counts() {
         let least = need("sessions_max = 1\nlobby_connections_max = 1");
-        let worker = 8 * 128 * 1024 + 256 * 288 * 1024;
+        let worker = (8 + 256) * 288 * 1024;
         assert!(least.typical > 2 * worker && least.typical < 2 * worker + 2 * 1024 * 1024);
 
         let sessions = need("sessions_max = 1001\nlobby_connections_max = 1");
         assert_eq!(sessions.typical - least.typical, 1_000 * 12 * 1024);
         // Both legs full, each with what was received when its sender stopped.
-        let leg = 512 * 1024 + 8 * 160 * 1024 + 16 * 1024;
+        let leg = 512 * 1024 + 8 * 288 * 1024 + 16 * 1024;
         assert_eq!(sessions.at_most - least.at_most, 1_000 * (12 * 1024 + 2 * leg));
 
         let connections = need("sessions_max = 1\nlobby_connections_max = 1001");

@@ -34,7 +34,7 @@ use self::dumps::DumpWriter;
 use self::health::Ailment;
 use self::memory::MemoryNeed;
 use self::relay::ring::{Features, RingSettings};
-use self::relay::{Command, Events, RelayWorker, WorkerSettings};
+use self::relay::{Command, Events, RelayWorker, WithinSettings, WorkerSettings};
 use self::reload::Certificates;
 use self::shared::{Phase, Shared};
 use crate::channel::client::ChannelSettings;
@@ -294,6 +294,7 @@ fn start_workers(config: &GatewayConfig, events: &Events) -> anyhow::Result<Vec<
                     ..RingSettings::default()
                 },
                 output_slots: config.threads.output_slots as usize,
+                within: WithinSettings::default(),
                 limits: config.limits,
             };
             Ok(RelayWorker::start(settings, events)?)

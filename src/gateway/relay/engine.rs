@@ -288,7 +288,7 @@ impl<K: Kernel> Relay<K> {
     /// Arms as many starved legs as there are buffers, oldest first: more would
     /// only starve again, a system call and a completion each.
     fn arm_starved(&mut self) {
-        for _ in 0..self.settings.ring.rx_buffers {
+        for _ in 0..self.kernel.receives_at_once() {
             let Some((index, side)) = self.starved.pop_front() else { return };
             if let Some(session) = self.sessions.get_mut(index) {
                 session.leg(side).starved = false;

@@ -52,6 +52,7 @@ impl<K: Kernel> Relay<K> {
         let ending = session.ending.is_some();
         let counters = std::sync::Arc::clone(&session.counters);
         let (from, to) = session.legs(side);
+        let queued = to.sending || !to.output.is_empty();
         if !armed {
             from.receiving = super::leg::Receiving::Off;
             from.operations = from.operations.saturating_sub(1);
@@ -59,21 +60,37 @@ impl<K: Kernel> Relay<K> {
         // Once a session ends, or its sender has closed, what still comes is
         // read to get it out of the way.
         let outcome = if ending || from.input_closed {
+            self.kernel.recycle(filled);
             Ok(Flow::Open)
         } else {
+            let within = self.settings.within;
+            let bytes_min = if queued { within.queued_bytes_min } else { within.bytes_min };
+            let length = self.kernel.bytes(&filled).len();
+            let filled = if length >= bytes_min && !self.arena.is_scarce() {
+                self.kernel.take_over(filled, &mut self.arena)
+            } else {
+                Err(filled)
+            };
             let mut path = Path {
                 from,
                 to,
                 arena: &mut self.arena,
                 partials: &mut self.partials,
                 now_us: self.now_us,
+                lead_bytes: within.lead_bytes,
                 bytes: 0,
             };
-            let outcome = path.relay(self.kernel.bytes(&filled));
+            let outcome = match filled {
+                Ok(slot) => path.relay_within(slot),
+                Err(filled) => {
+                    let outcome = path.relay(self.kernel.bytes(&filled));
+                    self.kernel.recycle(filled);
+                    outcome
+                }
+            };
             count(path.bytes, side, &counters, &self.stats);
             outcome
         };
-        self.kernel.recycle(filled);
         self.after_input(index, side, outcome);
         self.reap(index);
     }
@@ -89,6 +106,7 @@ impl<K: Kernel> Relay<K> {
             arena: &mut self.arena,
             partials: &mut self.partials,
             now_us: self.now_us,
+            lead_bytes: self.settings.within.lead_bytes,
             bytes: 0,
         };
         let outcome = path.relay_plaintext(plaintext).and_then(|flow| match flow {
@@ -169,6 +187,13 @@ impl<K: Kernel> Relay<K> {
     }
 }
 
+/// Keeps the part of a record whose rest has not arrived.
+pub(super) fn keep<S>(part: &[u8], from: &mut LiveLeg<S>, partials: &mut Vec<Vec<u8>>) {
+    let mut memory = partials.pop().unwrap_or_else(|| Vec::with_capacity(MAX_RECORD_LEN));
+    memory.extend_from_slice(part);
+    from.partial = memory;
+}
+
 /// Bytes that `side` sent.
 fn count(bytes: u64, side: Side, session: &SessionCounters, worker: &WorkerStats) {
     let (of_session, of_worker) = if side.is_client() {
@@ -181,12 +206,14 @@ fn count(bytes: u64, side: Side, session: &SessionCounters, worker: &WorkerStats
 }
 
 /// One direction of one session for the length of one batch.
-struct Path<'a, S> {
-    from: &'a mut LiveLeg<S>,
-    to: &'a mut LiveLeg<S>,
-    arena: &'a mut Arena,
-    partials: &'a mut Vec<Vec<u8>>,
-    now_us: u64,
+pub(super) struct Path<'a, S> {
+    pub from: &'a mut LiveLeg<S>,
+    pub to: &'a mut LiveLeg<S>,
+    pub arena: &'a mut Arena,
+    pub partials: &'a mut Vec<Vec<u8>>,
+    pub now_us: u64,
+    /// See `WithinSettings`.
+    pub lead_bytes: usize,
     /// Plaintext bytes relayed.
     bytes: u64,
 }
@@ -194,7 +221,7 @@ struct Path<'a, S> {
 impl<S> Path<'_, S> {
     /// Relays all whole records of `input`, together with the part kept from
     /// before, and keeps the part of a record at the end.
-    fn relay(&mut self, mut input: &[u8]) -> Result<Flow, FlowError> {
+    pub(super) fn relay(&mut self, mut input: &[u8]) -> Result<Flow, FlowError> {
         if !self.from.partial.is_empty() {
             input = self.complete_partial(input)?;
             if !self.from.partial.is_empty() {
@@ -215,10 +242,7 @@ impl<S> Path<'_, S> {
                     }
                 }
                 Framed::Incomplete { .. } => {
-                    let mut memory =
-                        self.partials.pop().unwrap_or_else(|| Vec::with_capacity(MAX_RECORD_LEN));
-                    memory.extend_from_slice(input);
-                    self.from.partial = memory;
+                    keep(input, self.from, self.partials);
                     break;
                 }
             }
@@ -263,7 +287,18 @@ impl<S> Path<'_, S> {
         let offset = self.make_room(record.len());
         let room = self.to.output.back_mut().map(Slot::room).unwrap_or_default();
         let place = room.get_mut(offset..).unwrap_or_default();
-        match self.from.records.open_into(record, place).map_err(FlowError::Sender)? {
+        let opened = self.from.records.open_into(record, place);
+        self.pass_on_opened(opened, offset)
+    }
+
+    /// Does with what was opened to `offset` of the last slot's room what has to
+    /// be done with it.
+    pub(super) fn pass_on_opened(
+        &mut self,
+        opened: Result<Opened, RecordError>,
+        offset: usize,
+    ) -> Result<Flow, FlowError> {
+        match opened.map_err(FlowError::Sender)? {
             Opened::Data { len: 0 } => Ok(Flow::Open),
             Opened::Data { len } => self.pass_on(offset, len),
             Opened::CloseNotify => Ok(Flow::Closed),
@@ -335,7 +370,7 @@ impl<S> Path<'_, S> {
     }
 
     /// Changes the receiver's key before it has protected too many records.
-    fn rekey_if_due(&mut self) -> Result<(), FlowError> {
+    pub(super) fn rekey_if_due(&mut self) -> Result<(), FlowError> {
         self.to.update_key_if_due(self.arena, self.now_us).map_err(FlowError::Receiver)
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::ring::{Filled, Ring, Slot, Token};
+use super::ring::{Arena, Filled, Ring, Slot, Token};
 
 /// Operations are asked for here and complete later, as
 /// [`Completion`](super::ring::Completion)s.
@@ -27,6 +27,11 @@ pub trait Kernel {
     fn shutdown(&mut self, socket: &Self::Socket, how: Shutdown);
     fn bytes(&mut self, bytes: &Self::Bytes) -> &mut [u8];
     fn recycle(&mut self, bytes: Self::Bytes);
+    /// Receive buffers that there are for the next turn.
+    fn receives_at_once(&mut self) -> usize;
+    /// Makes an output slot of a receive buffer; gives it back as it was when
+    /// that cannot be.
+    fn take_over(&mut self, bytes: Self::Bytes, arena: &mut Arena) -> Result<Slot, Self::Bytes>;
 }
 
 impl Kernel for Ring {
@@ -56,5 +61,12 @@ impl Kernel for Ring {
 
     fn recycle(&mut self, filled: Filled) {
         Self::recycle(self, filled);
+    }
+    fn receives_at_once(&mut self) -> usize {
+        Self::receives_at_once(self)
+    }
+
+    fn take_over(&mut self, filled: Filled, arena: &mut Arena) -> Result<Slot, Filled> {
+        Self::take_over(self, filled, arena)
     }
 }

@@ -87,7 +87,7 @@ impl<S> LiveLeg<S> {
 
     /// Makes sure that the last slot has room for `bytes` more.
     pub fn ensure_room(&mut self, bytes: usize, arena: &mut Arena, now_us: u64) {
-        let fits = self.output.back_mut().is_some_and(|slot| slot.room().len() >= bytes);
+        let fits = self.output.back().is_some_and(|slot| slot.room_bytes() >= bytes);
         if !fits {
             let mut slot = arena.take(bytes);
             slot.first_received_us = now_us;

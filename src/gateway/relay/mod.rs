@@ -16,6 +16,7 @@ pub mod ring;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+mod within;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +25,9 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use self::ring::{Doorbell, Features, RingError, RingSettings};
+use self::ring::{Doorbell, Features, RX_BUFFER_BYTES, RingError, RingSettings};
 pub use self::session::{ClosedSession, Leg, Session, SessionCounters};
+use self::within::LEAD_BYTES_MAX;
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
 use crate::observe::close_reason::CloseReason;
@@ -97,6 +99,31 @@ impl Events {
     }
 }
 
+/// When a receive buffer is made an output slot, so that what was received is
+/// relayed where it lies. Until it is sent it keeps a whole slot.
+#[derive(Clone, Copy, Debug)]
+pub struct WithinSettings {
+    /// With nothing else queued for the receiver: from this many bytes on, which
+    /// cost more to copy than an exchange of buffers does.
+    pub bytes_min: usize,
+    /// With something queued: it may wait for long, and shall not keep many
+    /// times its size.
+    pub queued_bytes_min: usize,
+    /// How far before what was received that which is sent may begin, where
+    /// records grow on their way.
+    pub lead_bytes: usize,
+}
+
+impl Default for WithinSettings {
+    fn default() -> Self {
+        Self {
+            bytes_min: 8 * 1024,
+            queued_bytes_min: RX_BUFFER_BYTES / 2,
+            lead_bytes: LEAD_BYTES_MAX,
+        }
+    }
+}
+
 /// How a worker is made.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
@@ -105,6 +132,7 @@ pub struct WorkerSettings {
     pub core: Option<usize>,
     pub ring: RingSettings,
     pub output_slots: usize,
+    pub within: WithinSettings,
     pub limits: GatewayLimits,
 }
 

@@ -127,6 +127,28 @@ impl AeadKey {
         }
     }
 
+    /// Decrypts `sealed[at..]`, ciphertext and tag, to the front of `sealed`.
+    /// With ring that costs no more than decrypting it where it lies.
+    pub(super) fn open_forward(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &mut [u8],
+        at: usize,
+    ) -> Result<(), RecordError> {
+        let opened = match self {
+            Self::Aws(key) => {
+                let nonce = aws::Nonce::assume_unique_for_key(nonce);
+                key.open_within(nonce, aws::Aad::from(aad), sealed, at..).is_ok()
+            }
+            Self::Ring(RingKey { key, .. }) => {
+                let nonce = other::Nonce::assume_unique_for_key(nonce);
+                key.open_within(nonce, other::Aad::from(aad), sealed, at..).is_ok()
+            }
+        };
+        if opened { Ok(()) } else { Err(RecordError::BadMac) }
+    }
+
     /// Encrypts in place and writes the tag.
     pub(super) fn seal(
         &self,
@@ -191,6 +213,7 @@ mod tests {
             nonce: [u8; NONCE_LEN],
             aad in prop::collection::vec(any::<u8>(), 0..20),
             text in prop::collection::vec(any::<u8>(), 0..20_000),
+            shift in 0..200_usize,
         ) {
             for cipher in CIPHERS {
                 let keys = both(cipher, &key);
@@ -205,6 +228,9 @@ mod tests {
                     let mut opened = vec![0; text.len()];
                     key.open(nonce, &aad, bytes, tag, &mut opened).unwrap();
                     prop_assert_eq!(&opened, &text);
+                    let mut shifted = [&vec![9; shift][..], bytes, tag].concat();
+                    key.open_forward(nonce, &aad, &mut shifted, shift).unwrap();
+                    prop_assert_eq!(&shifted[..text.len()], &text);
                 }
             }
         }
@@ -227,6 +253,9 @@ mod tests {
                     }
                     let mut out = vec![0; text.len()];
                     let verdict = key.open(nonce, b"head", &bytes, &tag, &mut out);
+                    prop_assert_eq!(verdict, Err(RecordError::BadMac));
+                    let mut sealed = [&bytes[..], &tag].concat();
+                    let verdict = key.open_forward(nonce, b"head", &mut sealed, 0);
                     prop_assert_eq!(verdict, Err(RecordError::BadMac));
                 }
             }

@@ -1,13 +1,15 @@
 //! The TLS record layer that takes over when rustls has finished a handshake.
 //!
-//! A relayed record is opened from the receive buffer of one leg straight into
-//! the place where the other leg's record wants its plaintext, and sealed there:
-//! no copy of a record, no allocation, no lock, no formatting. No I/O either;
-//! bytes come and go as slices.
+//! A relayed record is opened straight to the place where the other leg's record
+//! wants its plaintext, and sealed there: no copy of a record, no allocation, no
+//! lock, no formatting. That place is in another buffer (`open_into`) or, when
+//! the buffer that was received into is sent from, in the same one, at the very
+//! bytes of the ciphertext or a little before them (`open_within`). No I/O
+//! either; bytes come and go as slices.
 //!
 //! ```text
 //! leg A received:  | header | ciphertext            | tag |
-//!                               | open_into
+//!                               | open_into, open_within
 //!                               v
 //! leg B sends:     | header | (nonce) | plaintext | (type) | tag |
 //!                  ^ buf[0]            ^ buf[plaintext_offset()]     seal_in_place
@@ -75,7 +77,7 @@ pub use self::opener::{
 pub use self::sealer::{REKEY_MARGIN, Sealer};
 
 use self::opener::Inner;
-use self::protection::Protection;
+use self::protection::{Passage, Protection};
 
 /// Bytes of the authentication tag of every suite.
 const TAG_LEN: usize = 16;
@@ -135,7 +137,27 @@ impl RecordLayer {
     /// Any of [`RecordError`]; all but `BufferTooSmall` are final: every later
     /// call repeats them. Seal [`RecordError::alert`] and close.
     pub fn open_into(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
-        match self.opener.open(record, out)? {
+        self.open(Passage::Across { record, out })
+    }
+
+    /// Opens the whole record `buf[record_at..]` within `buf`, to
+    /// `buf[out_at..]`: where its plaintext lies already
+    /// ([`plaintext_offset`](Self::plaintext_offset) from its start), or before.
+    ///
+    /// # Errors
+    /// As [`open_into`](Self::open_into); `BufferTooSmall` when `out_at` is too
+    /// far on.
+    pub fn open_within(
+        &mut self,
+        buf: &mut [u8],
+        record_at: usize,
+        out_at: usize,
+    ) -> Result<Opened, RecordError> {
+        self.open(Passage::Within { buf, record_at, out_at })
+    }
+
+    fn open(&mut self, passage: Passage<'_>) -> Result<Opened, RecordError> {
+        match self.opener.open(passage)? {
             Inner::Public(opened) => Ok(opened),
             Inner::KeyUpdate(update) => {
                 match self.kernel.next_rx() {

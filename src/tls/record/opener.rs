@@ -2,7 +2,7 @@
 
 use super::frame::{ContentType, MAX_PLAINTEXT_LEN};
 use super::messages::{KeyUpdate, Messages};
-use super::protection::{Protection, Scheme};
+use super::protection::{Passage, Protection, Scheme};
 use super::{RecordError, Role, alert};
 
 /// Records without a byte of data that may come in a row before the connection
@@ -87,21 +87,21 @@ impl Opener {
         error
     }
 
-    pub(super) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Inner, RecordError> {
+    pub(super) fn open(&mut self, passage: Passage<'_>) -> Result<Inner, RecordError> {
         if let Some(end) = self.end {
             return end.map(Inner::Public);
         }
-        match self.open_live(record, out) {
+        match self.open_live(passage) {
             Ok(inner) => Ok(inner),
             Err(RecordError::BufferTooSmall) => Err(RecordError::BufferTooSmall),
             Err(error) => Err(self.fail(error)),
         }
     }
 
-    fn open_live(&mut self, record: &[u8], out: &mut [u8]) -> Result<Inner, RecordError> {
-        let (outer, opened_len) = self.protection.open(record, out)?;
+    fn open_live(&mut self, mut passage: Passage<'_>) -> Result<Inner, RecordError> {
+        let (outer, opened_len) = self.protection.open(&mut passage)?;
         let (kind, len) = match self.protection.scheme() {
-            Scheme::Tls13 => strip_inner(out.get(..opened_len).unwrap_or_default())?,
+            Scheme::Tls13 => strip_inner(passage.opened(opened_len))?,
             Scheme::Tls12Gcm | Scheme::Tls12ChaCha => (outer, opened_len),
         };
         if len > MAX_PLAINTEXT_LEN {
@@ -110,7 +110,7 @@ impl Opener {
         if self.messages.is_partial() && kind != ContentType::Handshake {
             return Err(RecordError::UnexpectedMessage);
         }
-        let content = out.get(..len).unwrap_or_default();
+        let content = passage.opened(len);
         match kind {
             ContentType::ApplicationData => self.take_data(len),
             ContentType::Alert => self.take_alert(content),

@@ -10,6 +10,8 @@
 //! The explicit part that we send is iv xor sequence as well, which RFC 5288
 //! permits (it must only be unique) and rustls does.
 
+use std::ops::Range;
+
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use zeroize::Zeroizing;
 
@@ -59,6 +61,48 @@ impl Scheme {
     }
 }
 
+/// A sealed record, and where its content goes.
+pub(super) enum Passage<'a> {
+    Across {
+        record: &'a [u8],
+        out: &'a mut [u8],
+    },
+    /// The record ends `buf`; its content goes to `out_at`, which is where its
+    /// ciphertext begins, or before.
+    Within {
+        buf: &'a mut [u8],
+        record_at: usize,
+        out_at: usize,
+    },
+}
+
+impl Passage<'_> {
+    fn record(&self) -> &[u8] {
+        match self {
+            Self::Across { record, .. } => record,
+            Self::Within { buf, record_at, .. } => buf.get(*record_at..).unwrap_or_default(),
+        }
+    }
+
+    /// What was opened, if it has this length.
+    pub(super) fn opened(&self, len: usize) -> &[u8] {
+        match self {
+            Self::Across { out, .. } => out.get(..len),
+            Self::Within { buf, out_at, .. } => buf.get(*out_at..*out_at + len),
+        }
+        .unwrap_or_default()
+    }
+}
+
+/// A record taken apart.
+struct Layout {
+    kind: ContentType,
+    header: [u8; HEADER_LEN],
+    nonce: [u8; NONCE_LEN],
+    /// Within the record; the tag follows.
+    ciphertext: Range<usize>,
+}
+
 /// What protects one direction.
 pub(super) struct Protection {
     scheme: Scheme,
@@ -105,14 +149,46 @@ impl Protection {
         self.sequence = sequence;
     }
 
-    /// Decrypts the whole `record` into the front of `out`. Returns the outer
-    /// type and the number of bytes written, which under TLS 1.3 include inner
-    /// type and padding.
+    /// Decrypts a whole record to where it is to go. Returns the outer type and
+    /// the number of bytes written, which under TLS 1.3 include inner type and
+    /// padding.
     pub(super) fn open(
         &mut self,
-        record: &[u8],
-        out: &mut [u8],
+        passage: &mut Passage<'_>,
     ) -> Result<(ContentType, usize), RecordError> {
+        let Layout { kind, header, nonce, ciphertext } = self.layout(passage.record())?;
+        let len = ciphertext.len();
+        let tls12_aad;
+        let aad: &[u8] = match self.scheme {
+            Scheme::Tls13 => &header,
+            Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
+                tls12_aad = self.tls12_aad(kind, len);
+                &tls12_aad
+            }
+        };
+        match passage {
+            Passage::Across { record, out } => {
+                let (ciphertext, tag) = record
+                    .get(ciphertext.start..ciphertext.end + TAG_LEN)
+                    .and_then(<[u8]>::split_last_chunk::<TAG_LEN>)
+                    .ok_or(RecordError::BadMac)?;
+                let out = out.get_mut(..len).ok_or(RecordError::BufferTooSmall)?;
+                self.key.open(nonce, aad, ciphertext, tag, out)?;
+            }
+            Passage::Within { buf, record_at, out_at } => {
+                let (start, end) = (*record_at + ciphertext.start, *record_at + ciphertext.end);
+                let shift = start.checked_sub(*out_at).ok_or(RecordError::BufferTooSmall)?;
+                let sealed =
+                    buf.get_mut(*out_at..end + TAG_LEN).ok_or(RecordError::BufferTooSmall)?;
+                self.key.open_forward(nonce, aad, sealed, shift)?;
+            }
+        }
+        self.sequence += 1;
+        Ok((kind, len))
+    }
+
+    /// Takes a whole record apart; checks all that shows from outside.
+    fn layout(&self, record: &[u8]) -> Result<Layout, RecordError> {
         let Framed::Complete { header, total_len } = next_record(record)? else {
             return Err(RecordError::Decode);
         };
@@ -122,32 +198,27 @@ impl Protection {
         if self.scheme == Scheme::Tls13 && header.kind != ContentType::ApplicationData {
             return Err(RecordError::UnexpectedMessage);
         }
-        let (header_bytes, payload) =
-            record.get(..total_len).ok_or(RecordError::Decode)?.split_at(HEADER_LEN);
+        let (header_bytes, payload) = record
+            .get(..total_len)
+            .and_then(<[u8]>::split_first_chunk::<HEADER_LEN>)
+            .ok_or(RecordError::Decode)?;
         let (explicit, sealed) = payload
             .split_at_checked(self.scheme.explicit_nonce_len())
             .ok_or(RecordError::BadMac)?;
-        let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(RecordError::BadMac)?;
-        if ciphertext.len() > MAX_PLAINTEXT_LEN + self.scheme.inner_type_len() {
+        let len = sealed.len().checked_sub(TAG_LEN).ok_or(RecordError::BadMac)?;
+        if len > MAX_PLAINTEXT_LEN + self.scheme.inner_type_len() {
             return Err(RecordError::Oversized);
         }
         if self.sequence >= SEQUENCE_LIMIT {
             return Err(RecordError::LimitReached);
         }
-        let out = out.get_mut(..ciphertext.len()).ok_or(RecordError::BufferTooSmall)?;
         let nonce = match explicit.first_chunk::<EXPLICIT_NONCE_LEN>() {
             Some(explicit) => self.nonce_with(*explicit),
             None => self.nonce(),
         };
-        match self.scheme {
-            Scheme::Tls13 => self.key.open(nonce, header_bytes, ciphertext, tag, out)?,
-            Scheme::Tls12Gcm | Scheme::Tls12ChaCha => {
-                let aad = self.tls12_aad(header.kind, ciphertext.len());
-                self.key.open(nonce, &aad, ciphertext, tag, out)?;
-            }
-        }
-        self.sequence += 1;
-        Ok((header.kind, ciphertext.len()))
+        let start = self.scheme.plaintext_offset();
+        let ciphertext = start..start + len;
+        Ok(Layout { kind: header.kind, header: *header_bytes, nonce, ciphertext })
     }
 
     /// Seals the `plaintext_len` bytes that already lie at

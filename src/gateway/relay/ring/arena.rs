@@ -1,7 +1,16 @@
 //! Output slots: where records for a leg are sealed and from where they are
 //! sent. A worker has one arena; idle legs own nothing of it.
+//!
+//! A slot may have been a receive buffer until now. What was received into it is
+//! relayed within it, from front to back:
+//!
+//! ```text
+//! |  sent  | sealed, to be sent |  room  | received, to be relayed |  unused  |
+//!          ^ sent               ^ filled ^ unread.start            ^ unread.end
+//! ```
 
 use std::io;
+use std::ops::Range;
 
 use super::pages::Pages;
 
@@ -10,12 +19,20 @@ use super::pages::Pages;
 /// per byte bottoms out, smaller ones cost up to three times as much.
 pub const SLOT_BYTES: usize = 288 * 1024;
 
+/// Room in a slot before what was received into it: for the part of a record
+/// that was kept from before, and for what goes around records beyond what they
+/// had around them.
+pub const HEADROOM_BYTES: usize = 20 * 1024;
+
 /// A piece of output: filled once front to back, then sent, then reused.
 #[derive(Debug)]
 pub struct Slot {
     memory: Memory,
     filled: usize,
     sent: usize,
+    /// What was received into it and is still to be relayed; without such,
+    /// empty and at its end.
+    unread: Range<usize>,
     /// Monotonic microseconds at which the first byte in it was received.
     pub first_received_us: u64,
 }
@@ -55,18 +72,82 @@ impl Memory {
 
 impl Slot {
     fn new(memory: Memory) -> Self {
-        Self { memory, filled: 0, sent: 0, first_received_us: 0 }
+        let end = memory.bytes().len();
+        Self { memory, filled: 0, sent: 0, unread: end..end, first_received_us: 0 }
     }
 
-    /// The unused rest, to write records into; [`Slot::commit`] keeps them.
+    /// A receive buffer with `length` bytes to relay.
+    pub(super) fn received(pages: Pages, length: usize) -> Self {
+        Self::holding(Memory::Pooled(pages), length)
+    }
+
+    /// The same in memory of its own, for kernels that are models.
+    #[cfg(test)]
+    pub fn received_for_test(bytes: &[u8]) -> Self {
+        let mut memory = vec![0; HEADROOM_BYTES];
+        memory.extend(bytes);
+        Self::holding(Memory::Extra(memory), bytes.len())
+    }
+
+    fn holding(memory: Memory, length: usize) -> Self {
+        let mut slot = Self::new(memory);
+        slot.unread = HEADROOM_BYTES..HEADROOM_BYTES + length;
+        (slot.filled, slot.sent) = (HEADROOM_BYTES, HEADROOM_BYTES);
+        slot
+    }
+
+    /// Puts `bytes` before what was received, and lets what is sealed begin
+    /// `lead` bytes before them. Both have to fit [`HEADROOM_BYTES`].
+    pub fn begin(&mut self, bytes: &[u8], lead: usize) {
+        let end = self.unread.start;
+        let start = end.saturating_sub(bytes.len());
+        if let Some(place) = self.memory.bytes_mut().get_mut(start..end)
+            && place.len() == bytes.len()
+        {
+            place.copy_from_slice(bytes);
+            self.unread.start = start;
+        }
+        self.filled = self.unread.start.saturating_sub(lead);
+        self.sent = self.filled;
+    }
+
+    /// Received bytes that are still to be relayed.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        self.memory.bytes().get(self.unread.clone()).unwrap_or_default()
+    }
+
+    /// The room with the first `length` unread bytes after it.
+    pub fn room_and_unread(&mut self, length: usize) -> &mut [u8] {
+        let window = self.filled..self.unread.start.saturating_add(length).min(self.unread.end);
+        self.memory.bytes_mut().get_mut(window).unwrap_or_default()
+    }
+
+    /// Makes the first `length` unread bytes room.
+    pub fn mark_read(&mut self, length: usize) {
+        self.unread.start = self.unread.start.saturating_add(length).min(self.unread.end);
+    }
+
+    /// Makes all to the end of the slot room.
+    pub fn forget_unread(&mut self) {
+        let end = self.memory.bytes().len();
+        self.unread = end..end;
+    }
+
+    /// The unused part, to write records into; [`Slot::commit`] keeps them.
     pub fn room(&mut self) -> &mut [u8] {
-        let filled = self.filled;
-        self.memory.bytes_mut().get_mut(filled..).unwrap_or_default()
+        let room = self.filled..self.unread.start;
+        self.memory.bytes_mut().get_mut(room).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        self.unread.start.saturating_sub(self.filled)
     }
 
     /// Keeps the first `length` bytes of the room.
     pub fn commit(&mut self, length: usize) {
-        self.filled = self.filled.saturating_add(length).min(self.memory.bytes().len());
+        self.filled = self.filled.saturating_add(length).min(self.unread.start);
     }
 
     #[must_use]
@@ -128,7 +209,18 @@ impl Arena {
         if matches!(slot.memory, Memory::Pooled(_)) {
             slot.filled = 0;
             slot.sent = 0;
+            slot.forget_unread();
             self.free.push(slot);
+        }
+    }
+
+    /// The memory of a slot that was used last, in exchange for some that comes
+    /// back with [`Arena::put`].
+    pub(super) fn exchange(&mut self) -> Option<Pages> {
+        match self.free.pop()?.memory {
+            Memory::Pooled(pages) => Some(pages),
+            // None of these is ever among the free.
+            Memory::Extra(_) => None,
         }
     }
 
@@ -169,5 +261,24 @@ mod tests {
         arena.put(slot);
         assert_eq!(arena.free_slots(), 1);
         assert!(arena.take(10).is_empty());
+    }
+
+    #[test]
+    fn what_was_received_is_relayed_within_the_slot() {
+        let mut slot = Slot::received_for_test(b"cdef");
+        slot.begin(b"ab", 3);
+        assert_eq!((slot.unread(), slot.room_bytes()), (&b"abcdef"[..], 3));
+        assert_eq!(&slot.room_and_unread(2)[3..], b"ab");
+        slot.mark_read(2);
+        slot.room().copy_from_slice(b"ABABA");
+        slot.commit(4);
+        assert_eq!(
+            (slot.unsent(), slot.unread(), slot.room_bytes()),
+            (&b"ABAB"[..], &b"cdef"[..], 1)
+        );
+        slot.commit(9);
+        assert_eq!(slot.unsent(), b"ABABA", "what is unread is never sent");
+        slot.forget_unread();
+        assert_eq!((slot.unread(), slot.room_bytes()), (&b""[..], 4));
     }
 }

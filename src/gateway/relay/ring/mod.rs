@@ -35,7 +35,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
-pub use self::arena::{Arena, SLOT_BYTES, Slot};
+pub use self::arena::{Arena, HEADROOM_BYTES, SLOT_BYTES, Slot};
 pub use self::doorbell::Doorbell;
 pub use self::error::RingError;
 pub use self::features::Features;
@@ -56,7 +56,7 @@ pub struct RingSettings {
     /// Completions that fit before the kernel has to keep overflow.
     pub completion_entries: u32,
     /// Receive buffers of [`RX_BUFFER_BYTES`] each, shared by all sessions. A
-    /// power of two; together they have to fit the L2 cache.
+    /// power of two.
     pub rx_buffers: u16,
     /// What of newer kernels is used.
     pub features: Features,
@@ -309,9 +309,9 @@ impl Ring {
                         Some(Completion::Received { token, bytes, armed })
                     }
                     (_, buffer) => {
-                        if let Some(id) = buffer {
-                            // A buffer was picked and nothing written into it.
-                            self.receive.give_back(id);
+                        // A buffer may have been picked and nothing written into it.
+                        if let Some(filled) = buffer.and_then(|id| self.receive.filled(id, 0)) {
+                            self.receive.give_back(filled.into_id());
                         }
                         let end = match result {
                             0.. => ReceiveEnd::EndOfStream,
@@ -341,6 +341,21 @@ impl Ring {
     /// Gives a receive buffer back to the kernel.
     pub fn recycle(&mut self, filled: Filled) {
         self.receive.give_back(filled.into_id());
+    }
+
+    /// How many legs can receive before any is looked at; after each turn.
+    pub fn receives_at_once(&mut self) -> usize {
+        self.receive.adapt().into()
+    }
+
+    /// Makes an output slot of a receive buffer, so that what was received is
+    /// relayed where it is. The kernel gets a free slot's memory instead; when
+    /// there is none, nothing changes.
+    ///
+    /// # Errors
+    /// The buffer, as it was.
+    pub fn take_over(&mut self, filled: Filled, arena: &mut Arena) -> Result<Slot, Filled> {
+        self.receive.take_over(filled, arena)
     }
 
     /// Operations that the kernel has not finished.

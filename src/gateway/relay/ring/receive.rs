@@ -7,18 +7,24 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::BufRingEntry;
 use io_uring::{Submitter, squeue};
 
+use super::arena::{Arena, HEADROOM_BYTES, SLOT_BYTES, Slot};
 use super::pages::Pages;
 
 /// Size of one receive buffer. Up to here larger batches cost a relay less CPU
-/// per byte; beyond, the fewer of them that fit the cache cost small messages
-/// more, of which each takes a whole one.
+/// per byte.
 pub const RX_BUFFER_BYTES: usize = RX_BUFFER_LENGTH as usize;
 /// The same, as the kernel wants it.
-const RX_BUFFER_LENGTH: u32 = 128 * 1024;
+const RX_BUFFER_LENGTH: u32 = 256 * 1024;
+const _: () = assert!(HEADROOM_BYTES + RX_BUFFER_BYTES <= SLOT_BYTES);
 
-/// What a bounded receive brings before it has to be armed again: as much of
-/// one sender as fits an output slot, and less than all buffers.
-pub const RECEIVE_BYTES_MAX: u32 = 2 * RX_BUFFER_LENGTH;
+/// What a bounded receive brings before it has to be armed again: a buffer.
+pub const RECEIVE_BYTES_MAX: u32 = RX_BUFFER_LENGTH;
+
+/// Bytes that the kernel may receive before they are looked at, if it has
+/// buffers enough: what a small L2 cache holds.
+const WORKING_SET_BYTES: usize = 512 * 1024;
+/// One to look at and one to receive into.
+const OFFERED_MIN: u16 = 2;
 
 /// The one buffer group.
 pub const GROUP: u16 = 0;
@@ -66,9 +72,23 @@ pub fn bound(entry: &mut squeue::Entry, bytes: u32) {
 pub struct ReceiveBuffers {
     /// What the kernel reads: entries that describe free buffers.
     entries: Pages,
-    memory: Pages,
-    count: u16,
+    /// By id. Each is as large as an output slot, which it may become.
+    buffers: Vec<Pages>,
     tail: u16,
+    /// Buffers that the kernel has.
+    offered: u16,
+    /// Buffers that it shall have.
+    wanted: u16,
+    /// Free buffers that it does not have.
+    withheld: Vec<u16>,
+    turn: Turn,
+}
+
+/// What was received since the last look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    receives: usize,
+    bytes: usize,
 }
 
 impl ReceiveBuffers {
@@ -77,30 +97,47 @@ impl ReceiveBuffers {
     pub fn register(submitter: &Submitter<'_>, count: u16) -> io::Result<Self> {
         let count = count.clamp(1, 1_024).next_power_of_two();
         let entries = Pages::new(usize::from(count) * size_of::<BufRingEntry>())?;
-        let memory = Pages::new(usize::from(count) * RX_BUFFER_BYTES)?;
+        let buffers = std::iter::repeat_with(|| Pages::new(SLOT_BYTES)).take(usize::from(count));
+        let buffers = buffers.collect::<io::Result<_>>()?;
         let address = entries.start().as_ptr() as u64;
         // SAFETY: `entries` is page-aligned, large enough for `count` entries,
         // and outlives the ring: `Ring` drops the ring first.
         unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0) }?;
-        let mut buffers = Self { entries, memory, count, tail: 0 };
+        let mut buffers = Self {
+            entries,
+            buffers,
+            tail: 0,
+            offered: 0,
+            wanted: count,
+            withheld: Vec::with_capacity(usize::from(count)),
+            turn: Turn::default(),
+        };
         for id in 0..count {
             buffers.give_back(id);
         }
         Ok(buffers)
     }
 
+    /// A power of two, and at most 1,024.
+    fn count(&self) -> u16 {
+        u16::try_from(self.buffers.len()).unwrap_or(u16::MAX)
+    }
+
     /// The handle for a buffer that a completion named. `None` when the kernel
     /// names one that does not exist or claims more bytes than fit, which a
     /// correct kernel never does.
-    pub fn filled(&self, id: u16, length: usize) -> Option<Filled> {
-        (id < self.count && length <= RX_BUFFER_BYTES).then_some(Filled { id, length })
+    pub fn filled(&mut self, id: u16, length: usize) -> Option<Filled> {
+        self.offered = self.offered.saturating_sub(1);
+        self.turn.receives += 1;
+        self.turn.bytes += length;
+        (id < self.count() && length <= RX_BUFFER_BYTES).then_some(Filled { id, length })
     }
 
     pub fn bytes(&mut self, filled: &Filled) -> &mut [u8] {
-        let offset = usize::from(filled.id) * RX_BUFFER_BYTES;
-        // SAFETY: `filled` was made by `filled()`, so id and length are in
-        // bounds of `memory`.
-        let start = unsafe { self.memory.start().as_ptr().add(offset) };
+        let Some(buffer) = self.buffers.get(usize::from(filled.id)) else { return &mut [] };
+        // SAFETY: `filled` was made by `filled()`, so that at most
+        // `RX_BUFFER_BYTES` follow the headroom, which is inside a buffer.
+        let start = unsafe { buffer.start().as_ptr().add(HEADROOM_BYTES) };
         // SAFETY: the bytes are initialised (zeroed, then written by the
         // kernel). The kernel gave this buffer up when it named it and gets it
         // back only through `give_back`, which consumes the one `Filled` of
@@ -108,21 +145,58 @@ impl ReceiveBuffers {
         unsafe { std::slice::from_raw_parts_mut(start, filled.length) }
     }
 
-    /// Publishes buffer `id` to the kernel. Called once per named buffer.
-    pub fn give_back(&mut self, id: u16) {
-        if id >= self.count {
-            return;
+    /// Makes an output slot of a buffer, of which the kernel has given up all;
+    /// it gets a free slot's memory in its place. Without one nothing changes.
+    pub fn take_over(&mut self, filled: Filled, arena: &mut Arena) -> Result<Slot, Filled> {
+        let Some(buffer) = self.buffers.get_mut(usize::from(filled.id)) else { return Err(filled) };
+        let Some(fresh) = arena.exchange() else { return Err(filled) };
+        let taken = std::mem::replace(buffer, fresh);
+        let slot = Slot::received(taken, filled.length);
+        self.give_back(filled.into_id());
+        Ok(slot)
+    }
+
+    /// Says how many buffers the kernel shall have from now on: as many as make
+    /// up [`WORKING_SET_BYTES`] if all get as much as they did since this was last asked.
+    /// What it receives before we see any of it then stays in the cache until it
+    /// is sent on.
+    pub fn adapt(&mut self) -> u16 {
+        let Turn { receives, bytes } = std::mem::take(&mut self.turn);
+        if receives > 0 {
+            let fits = WORKING_SET_BYTES * receives / bytes.max(1);
+            let fits = u16::try_from(fits).unwrap_or(u16::MAX);
+            self.wanted = fits.clamp(OFFERED_MIN, self.count().max(OFFERED_MIN));
         }
-        let index = usize::from(self.tail & (self.count - 1));
+        while self.offered < self.wanted
+            && let Some(id) = self.withheld.pop()
+        {
+            self.publish(id);
+        }
+        self.wanted
+    }
+
+    /// Takes a buffer back that a completion has named, for the kernel to have
+    /// now or later. Called once per named buffer.
+    pub fn give_back(&mut self, id: u16) {
+        if self.offered < self.wanted {
+            self.publish(id);
+        } else {
+            self.withheld.push(id);
+        }
+    }
+
+    fn publish(&mut self, id: u16) {
+        let Some(buffer) = self.buffers.get(usize::from(id)) else { return };
+        let index = usize::from(self.tail & (self.count() - 1));
         let base = self.entries.start().as_ptr().cast::<BufRingEntry>();
-        // SAFETY: `id` is below `count`, so the offset is inside `memory`.
-        let buffer = unsafe { self.memory.start().as_ptr().add(usize::from(id) * RX_BUFFER_BYTES) };
-        // SAFETY: `index` is below `count`, so the entry is inside `entries`.
+        // SAFETY: the headroom is inside the buffer, and `RX_BUFFER_BYTES` after it.
+        let start = unsafe { buffer.start().as_ptr().add(HEADROOM_BYTES) };
+        // SAFETY: `index` is below the count, so the entry is inside `entries`.
         let entry = unsafe { base.add(index) };
         // SAFETY: the entry at the tail is ours until the tail is stored; the
         // block is aligned, initialised memory that only we write.
         let entry = unsafe { &mut *entry };
-        entry.set_addr(buffer as u64);
+        entry.set_addr(start as u64);
         entry.set_len(RX_BUFFER_LENGTH);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
@@ -133,11 +207,12 @@ impl ReceiveBuffers {
         let tail = unsafe { AtomicU16::from_ptr(tail) };
         // Release: the kernel must see the entry before the tail that covers it.
         tail.store(self.tail, Ordering::Release);
+        self.offered += 1;
     }
 
     /// Leaves the memory to the kernel for good.
     pub fn leak(&mut self) {
         self.entries.leak();
-        self.memory.leak();
+        self.buffers.iter_mut().for_each(Pages::leak);
     }
 }

@@ -76,6 +76,59 @@ fn a_slot_is_the_rings_until_it_was_sent() {
 }
 
 #[test]
+fn what_was_received_is_sent_from_where_it_lies() {
+    let mut ring = Ring::new(RingSettings { rx_buffers: 1, ..RingSettings::default() }).unwrap();
+    let mut arena = Arena::new(2).unwrap();
+    let (mut peer, socket) = pair();
+    ring.receive(socket.as_fd(), TOKEN);
+    let mut slots = Vec::new();
+    for message in [b"one", b"two"] {
+        peer.write_all(message).unwrap();
+        let Completion::Received { bytes, .. } = wait_for(&mut ring) else { panic!() };
+        let mut slot = ring.take_over(bytes, &mut arena).unwrap();
+        slot.begin(b"<", 1);
+        assert_eq!(slot.unread(), [b"<", &message[..]].concat());
+        slot.mark_read(4);
+        slot.commit(5);
+        slots.push(slot);
+    }
+    peer.write_all(b"three").unwrap();
+    let Completion::Received { bytes, .. } = wait_for(&mut ring) else { panic!() };
+    let bytes = ring.take_over(bytes, &mut arena).expect_err("no slot is free");
+    assert_eq!(ring.bytes(&bytes), b"three");
+    ring.recycle(bytes);
+
+    for (slot, sent) in slots.into_iter().zip([b"\0<one", b"\0<two"]) {
+        ring.send(socket.as_fd(), TOKEN, slot);
+        let Completion::Sent { slot, outcome, .. } = wait_for(&mut ring) else { panic!() };
+        assert_eq!(outcome, Ok(5));
+        arena.put(slot);
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(&got, sent);
+    }
+    assert_eq!(arena.free_slots(), 2);
+}
+
+#[test]
+fn the_kernel_has_fewer_buffers_while_it_fills_them() {
+    let mut ring = Ring::new(RingSettings::default()).unwrap();
+    let receive = |ring: &mut Ring, bytes| {
+        // Nothing is armed: no completion can name the same buffer.
+        for id in 0..3 {
+            let filled = ring.receive.filled(id, bytes).unwrap();
+            ring.recycle(filled);
+        }
+        ring.receives_at_once()
+    };
+    assert_eq!(receive(&mut ring, 90), 8);
+    assert_eq!(receive(&mut ring, RX_BUFFER_BYTES), 2);
+    assert_eq!(receive(&mut ring, RX_BUFFER_BYTES / 2), 4);
+    assert_eq!(receive(&mut ring, 90), 8);
+    assert_eq!(ring.receives_at_once(), 8, "a turn without any changes nothing");
+}
+
+#[test]
 fn a_receive_can_be_stopped_and_armed_again() {
     let mut ring = Ring::new(RingSettings::default()).unwrap();
     let (mut peer, socket) = pair();

@@ -9,7 +9,7 @@ use rustix::net::Shutdown;
 
 use crate::core::random::Random;
 use crate::gateway::relay::kernel::Kernel;
-use crate::gateway::relay::ring::{Completion, ReceiveEnd, Slot, Token};
+use crate::gateway::relay::ring::{Arena, Completion, ReceiveEnd, Slot, Token};
 
 /// A socket of the model.
 #[derive(Debug)]
@@ -257,5 +257,18 @@ impl Kernel for SimKernel {
     fn recycle(&mut self, bytes: SimBytes) {
         self.buffers.remove(&bytes.id).unwrap();
         self.free.push(bytes.id);
+    }
+    fn receives_at_once(&mut self) -> usize {
+        self.buffers_total
+    }
+
+    fn take_over(&mut self, bytes: SimBytes, _: &mut Arena) -> Result<Slot, SimBytes> {
+        // Some numbers of free slots are none.
+        if bytes.id == 3 {
+            return Err(bytes);
+        }
+        let received = self.buffers.remove(&bytes.id).unwrap();
+        self.free.push(bytes.id);
+        Ok(Slot::received_for_test(&received))
     }
 }

@@ -21,7 +21,7 @@ use super::engine::Relay;
 use super::framing::{Deframer, Framer};
 use super::ring::{Arena, RingSettings};
 use super::session::{Leg, Session, SessionCounters};
-use super::{Event, WorkerSettings, WorkerStats};
+use super::{Event, WithinSettings, WorkerSettings, WorkerStats};
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
 use crate::core::random::Random;
@@ -76,6 +76,11 @@ impl World {
                 ..RingSettings::default()
             },
             output_slots: random.below(5),
+            within: WithinSettings {
+                bytes_min: random.below(2_000),
+                queued_bytes_min: random.below(20_000),
+                lead_bytes: random.below(200),
+            },
             limits,
         };
         let arena = Arena::new(settings.output_slots).unwrap();

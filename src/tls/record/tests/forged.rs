@@ -342,6 +342,36 @@ fn records_are_relayed_in_place_between_any_two_suites() {
     }
 }
 
+/// The same in the buffer that was received into: at the record's own place or
+/// before it, as far as there is room for what the other leg puts around it.
+#[test]
+fn records_are_relayed_where_they_lie_between_any_two_suites() {
+    for (from_suite, to_suite) in ALL.iter().flat_map(|from| ALL.map(|to| (*from, to))) {
+        for lead in [0, 1, 8, 40, 2_000] {
+            let (mut sender, mut leg_a) = pair(from_suite);
+            let (mut receiver, mut leg_b) = pair(to_suite);
+            for len in [0, 1, 100, 4096, MAX_PLAINTEXT_LEN] {
+                let received = seal(&mut sender, &pattern(len));
+                let out_at = leg_b.plaintext_offset();
+                let mut buf = [&vec![0xEE; lead][..], &received].concat();
+                if out_at > lead + leg_a.plaintext_offset() {
+                    let opened = leg_a.open_within(&mut buf, lead, out_at);
+                    assert_eq!(opened, Err(RecordError::BufferTooSmall));
+                    continue;
+                }
+                let opened = leg_a.open_within(&mut buf, lead, out_at);
+                assert_eq!(opened, Ok(Opened::Data { len }));
+                assert_eq!(&buf[out_at..out_at + len], pattern(len));
+                // One that is longer on this leg has no place within it.
+                buf.resize(buf.len().max(leg_b.sealed_len(len)), 0);
+                let sealed = leg_b.seal_in_place(&mut buf, len).unwrap();
+                let arrived = open(&mut receiver, &buf[..sealed]).unwrap();
+                assert_eq!(arrived.data, pattern(len), "{from_suite:?} to {to_suite:?}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
