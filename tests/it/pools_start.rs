@@ -112,6 +112,8 @@ async fn step09_a_machine_that_is_off_is_started_and_the_client_gets_in_at_its_r
     assert_eq!((place.ringway.host.as_str(), hook.calls().len()), ("host-1", 1));
     drop(client);
     connector.shutdown().await;
+    // While there is a folder that says which process it started.
+    drop(hook);
     stage.shutdown().await;
 }
 
