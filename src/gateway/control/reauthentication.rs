@@ -21,7 +21,6 @@ use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
 use crate::core::secret::Secret;
 use crate::gateway::relay::Command;
-use crate::gateway::shared::lock;
 use crate::observe::close_reason::CloseReason;
 
 /// Sessions that are asked in one look. Each is a command to a worker, whose
@@ -177,11 +176,9 @@ impl Control {
             self.end(session, CloseReason::NotReauthenticated);
         }
         for (session, context) in self.reauthentications.due(rules, now_ms) {
-            let worker = lock(&self.shared.live).get(&session).map(|entry| entry.worker);
-            let worker = worker.and_then(|index| self.shared.workers.get(index));
             // A worker that takes no orders now is told at the next look.
             let command = Command::Reauthenticate { session, context };
-            if worker.is_some_and(|worker| worker.tell(command).is_ok()) {
+            if self.worker_of(session).is_some_and(|worker| worker.tell(command).is_ok()) {
                 self.reauthentications.asked(session, now_ms);
                 tracing::info!(step = 11, %session, "Asked a client to authenticate again");
             }

@@ -4,7 +4,7 @@ use super::Control;
 use crate::core::clock::UnixMillis;
 use crate::core::codes::{Code, Refusal};
 use crate::core::ids::SessionId;
-use crate::gateway::relay::{ClosedSession, Command, Event, Events};
+use crate::gateway::relay::{ClosedSession, Command, Event, Events, RelayWorker};
 use crate::gateway::shared::{Reauthentication, Shared, lock};
 use crate::observe::close_reason::CloseReason;
 use crate::wire::channel::{GatewayToBroker, LIVE_PER_MESSAGE_MAX, VERSION};
@@ -140,10 +140,15 @@ impl Control {
         }
     }
 
+    /// Who relays a session, if it is live.
+    pub(super) fn worker_of(&self, session: SessionId) -> Option<&RelayWorker> {
+        let index = lock(&self.shared.live).get(&session).map(|entry| entry.worker)?;
+        self.shared.workers.get(index)
+    }
+
     /// Ends a session if it is live, now or as soon as its worker takes orders.
     pub(super) fn end(&mut self, session: SessionId, reason: CloseReason) {
-        let worker = lock(&self.shared.live).get(&session).map(|entry| entry.worker);
-        if let Some(worker) = worker.and_then(|index| self.shared.workers.get(index))
+        if let Some(worker) = self.worker_of(session)
             && worker.tell(Command::End { session, reason }).is_err()
         {
             self.ends_unsaid.insert(session, reason);
