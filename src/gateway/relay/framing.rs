@@ -210,16 +210,14 @@ impl Framer {
                 for piece in fatal.chunks(usize::from(u16::MAX)) {
                     append_frame(&mut words, piece);
                 }
-                words.extend(websocket::close_frame(close_code(reason)).as_slice());
             }
-            Self::TsguHttp(agreed) => {
-                words.extend(tsgu::response::close_channel(status(reason, *agreed)));
-            }
-            Self::TsguWebSocket(agreed) => {
+            Self::TsguHttp(agreed) | Self::TsguWebSocket(agreed) => {
                 let status = status(reason, *agreed);
-                append_frame(&mut words, &tsgu::response::close_channel(status));
-                words.extend(websocket::close_frame(close_code(reason)).as_slice());
+                words.extend(self.packet(&tsgu::response::close_channel(status)));
             }
+        }
+        if self.has_frames() {
+            words.extend(websocket::close_frame(close_code(reason)).as_slice());
         }
         words
     }
@@ -231,16 +229,11 @@ impl Framer {
             Leave::WebSocket(code) => code,
             Leave::Quiet => None,
             Leave::TsguChannel => {
-                let packet = tsgu::response::close_channel_response(0);
-                match self {
-                    Self::TsguWebSocket(_) => append_frame(&mut words, &packet),
-                    Self::TsguHttp(_) => words.extend(packet),
-                    Self::Raw | Self::WebSocket(_) | Self::Silent => {}
-                }
+                words.extend(self.packet(&tsgu::response::close_channel_response(0)));
                 None
             }
         };
-        if matches!(self, Self::WebSocket(_) | Self::TsguWebSocket(_)) {
+        if self.has_frames() {
             let code = code.unwrap_or(websocket::CLOSE_NORMAL);
             words.extend(websocket::close_frame(code).as_slice());
         }
@@ -249,12 +242,16 @@ impl Framer {
 
     /// A pong, where this leg has such a thing.
     pub(super) fn pong(&self, payload: &ControlPayload) -> Vec<u8> {
-        match self {
-            Self::WebSocket(_) | Self::TsguWebSocket(_) => {
-                websocket::control_frame(Opcode::Pong, payload.as_slice()).as_slice().to_vec()
-            }
-            Self::Raw | Self::TsguHttp(_) | Self::Silent => Vec::new(),
+        if self.has_frames() {
+            websocket::control_frame(Opcode::Pong, payload.as_slice()).as_slice().to_vec()
+        } else {
+            Vec::new()
         }
+    }
+
+    /// The peer is sent WebSocket frames.
+    const fn has_frames(&self) -> bool {
+        matches!(self, Self::WebSocket(_) | Self::TsguWebSocket(_))
     }
 
     /// A text for the person at the client, where the protocol has such a
@@ -262,7 +259,7 @@ impl Framer {
     pub(super) fn notice(&self, text: &str) -> Vec<u8> {
         match self {
             Self::TsguHttp(agreed) | Self::TsguWebSocket(agreed) if agreed.notices => {
-                self.packet(tsgu::response::service_message(text))
+                self.packet(&tsgu::response::service_message(text))
             }
             _ => Vec::new(),
         }
@@ -270,16 +267,16 @@ impl Framer {
 
     /// What asks the client to authenticate again (MS-TSGU 2.2.10.12).
     pub(super) fn reauthentication(&self, context: u64) -> Vec<u8> {
-        self.packet(tsgu::response::reauth(context))
+        self.packet(&tsgu::response::reauth(context))
     }
 
     /// A packet of MS-TSGU for a peer that is sent such.
-    fn packet(&self, packet: Vec<u8>) -> Vec<u8> {
+    fn packet(&self, packet: &[u8]) -> Vec<u8> {
         match self {
-            Self::TsguHttp(_) => packet,
+            Self::TsguHttp(_) => packet.to_vec(),
             Self::TsguWebSocket(_) => {
                 let mut words = Vec::new();
-                append_frame(&mut words, &packet);
+                append_frame(&mut words, packet);
                 words
             }
             Self::Raw | Self::WebSocket(_) | Self::Silent => Vec::new(),
