@@ -62,6 +62,7 @@ impl Kernel for Ring {
     fn recycle(&mut self, filled: Filled) {
         Self::recycle(self, filled);
     }
+
     fn receives_at_once(&mut self) -> usize {
         Self::receives_at_once(self)
     }

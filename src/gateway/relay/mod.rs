@@ -25,9 +25,9 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use self::ring::{Doorbell, Features, RX_BUFFER_BYTES, RingError, RingSettings};
+use self::ring::{Doorbell, Features, RingError, RingSettings};
 pub use self::session::{ClosedSession, Leg, Session, SessionCounters};
-use self::within::LEAD_BYTES_MAX;
+pub use self::within::WithinSettings;
 use crate::config::gateway::GatewayLimits;
 use crate::core::ids::SessionId;
 use crate::observe::close_reason::CloseReason;
@@ -96,31 +96,6 @@ impl Events {
     pub fn new() -> std::io::Result<Self> {
         let (sender, receiver) = bounded(EVENTS_MAX);
         Ok(Self { receiver, sender, bell: Arc::new(Doorbell::new()?) })
-    }
-}
-
-/// When a receive buffer is made an output slot, so that what was received is
-/// relayed where it lies. Until it is sent it keeps a whole slot.
-#[derive(Clone, Copy, Debug)]
-pub struct WithinSettings {
-    /// With nothing else queued for the receiver: from this many bytes on, which
-    /// cost more to copy than an exchange of buffers does.
-    pub bytes_min: usize,
-    /// With something queued: it may wait for long, and shall not keep many
-    /// times its size.
-    pub queued_bytes_min: usize,
-    /// How far before what was received that which is sent may begin, where
-    /// records grow on their way.
-    pub lead_bytes: usize,
-}
-
-impl Default for WithinSettings {
-    fn default() -> Self {
-        Self {
-            bytes_min: 8 * 1024,
-            queued_bytes_min: RX_BUFFER_BYTES / 2,
-            lead_bytes: LEAD_BYTES_MAX,
-        }
     }
 }
 

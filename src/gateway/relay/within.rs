@@ -7,13 +7,38 @@
 //! rest goes to another slot.
 
 use super::flow::{Flow, FlowError, Path, keep};
-use super::ring::{HEADROOM_BYTES, Slot};
+use super::ring::{HEADROOM_BYTES, RX_BUFFER_BYTES, Slot};
 use crate::tls::record::{Framed, MAX_OVERHEAD, MAX_RECORD_LEN, next_record};
 
 /// Growth of records within a slot for which there is room: some hundreds of
 /// records, which even in small ones is most of a receive buffer.
-pub(super) const LEAD_BYTES_MAX: usize = 3 * 1024;
+const LEAD_BYTES_MAX: usize = 3 * 1024;
 const _: () = assert!(MAX_RECORD_LEN + LEAD_BYTES_MAX <= HEADROOM_BYTES);
+
+/// When a receive buffer is made an output slot, so that what was received is
+/// relayed where it lies. Until it is sent it keeps a whole slot.
+#[derive(Clone, Copy, Debug)]
+pub struct WithinSettings {
+    /// With nothing else queued for the receiver: from this many bytes on, which
+    /// cost more to copy than an exchange of buffers does.
+    pub bytes_min: usize,
+    /// With something queued: it may wait for long, and shall not keep many
+    /// times its size.
+    pub queued_bytes_min: usize,
+    /// How far before what was received that which is sent may begin, where
+    /// records grow on their way.
+    pub lead_bytes: usize,
+}
+
+impl Default for WithinSettings {
+    fn default() -> Self {
+        Self {
+            bytes_min: 8 * 1024,
+            queued_bytes_min: RX_BUFFER_BYTES / 2,
+            lead_bytes: LEAD_BYTES_MAX,
+        }
+    }
+}
 
 impl<S> Path<'_, S> {
     /// Relays all whole records of a slot that was received into: each is opened
@@ -39,17 +64,17 @@ impl<S> Path<'_, S> {
     /// Relays what is unread in the slot at `at`, the last one.
     fn relay_unread(&mut self, at: usize) -> Result<Flow, FlowError> {
         loop {
-            self.rekey_if_due()?;
-            let Some(slot) = self.to.output.get_mut(at) else { return Ok(Flow::Open) };
-            let unread = slot.unread();
-            let len = match next_record(unread).map_err(FlowError::Sender)? {
-                Framed::Complete { total_len, .. } if total_len <= unread.len() => total_len,
-                _ if unread.is_empty() => return Ok(Flow::Open),
-                _ => {
-                    keep(unread, self.from, self.partials);
-                    return Ok(Flow::Open);
-                }
+            let unread = self.to.output.get(at).map(Slot::unread).unwrap_or_default();
+            if unread.is_empty() {
+                return Ok(Flow::Open);
+            }
+            let Framed::Complete { total_len: len, .. } =
+                next_record(unread).map_err(FlowError::Sender)?
+            else {
+                keep(unread, self.from, self.partials);
+                return Ok(Flow::Open);
             };
+            self.rekey_if_due()?;
             if !self.fits_within(at, len) {
                 return self.relay_elsewhere(at);
             }

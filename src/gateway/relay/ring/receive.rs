@@ -135,10 +135,9 @@ impl ReceiveBuffers {
 
     pub fn bytes(&mut self, filled: &Filled) -> &mut [u8] {
         let Some(buffer) = self.buffers.get(usize::from(filled.id)) else { return &mut [] };
+        let start = after_headroom(buffer);
         // SAFETY: `filled` was made by `filled()`, so that at most
-        // `RX_BUFFER_BYTES` follow the headroom, which is inside a buffer.
-        let start = unsafe { buffer.start().as_ptr().add(HEADROOM_BYTES) };
-        // SAFETY: the bytes are initialised (zeroed, then written by the
+        // `RX_BUFFER_BYTES` are asked for. The bytes are initialised (zeroed, then written by the
         // kernel). The kernel gave this buffer up when it named it and gets it
         // back only through `give_back`, which consumes the one `Filled` of
         // this id; `&mut self` keeps any other slice from existing.
@@ -189,8 +188,7 @@ impl ReceiveBuffers {
         let Some(buffer) = self.buffers.get(usize::from(id)) else { return };
         let index = usize::from(self.tail & (self.count() - 1));
         let base = self.entries.start().as_ptr().cast::<BufRingEntry>();
-        // SAFETY: the headroom is inside the buffer, and `RX_BUFFER_BYTES` after it.
-        let start = unsafe { buffer.start().as_ptr().add(HEADROOM_BYTES) };
+        let start = after_headroom(buffer);
         // SAFETY: `index` is below the count, so the entry is inside `entries`.
         let entry = unsafe { base.add(index) };
         // SAFETY: the entry at the tail is ours until the tail is stored; the
@@ -215,4 +213,10 @@ impl ReceiveBuffers {
         self.entries.leak();
         self.buffers.iter_mut().for_each(Pages::leak);
     }
+}
+
+/// Where the kernel writes in a buffer: at `RX_BUFFER_BYTES` that are inside it.
+fn after_headroom(buffer: &Pages) -> *mut u8 {
+    // SAFETY: every buffer has `SLOT_BYTES`, which are more than the headroom.
+    unsafe { buffer.start().as_ptr().add(HEADROOM_BYTES) }
 }
