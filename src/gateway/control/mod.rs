@@ -300,7 +300,10 @@ impl Control {
     }
 
     fn report_load(&self) {
-        let connections = u32::try_from(self.shared.sessions()).unwrap_or(u32::MAX);
+        // Those that it was told have started, and no more: it counts the others
+        // as on their way, and a gateway that is almost full would look full.
+        let told = lock(&self.shared.live).values().filter(|entry| entry.announced).count();
+        let connections = u32::try_from(told).unwrap_or(u32::MAX);
         let waiting = lock(&self.shared.pairing).len();
         self.tell_broker(GatewayToBroker::Load {
             connections,
