@@ -87,6 +87,8 @@ pub enum Route {
     Arranged { opener: Opener, commands: Receiver<Command>, bell: Arc<Doorbell> },
     /// The client dials this relay, which dials our sink.
     Through { relay: SocketAddr, sink: SocketAddr, sink_tls: Option<Arc<ServerConfig>> },
+    /// There are none, handshakes alone.
+    Nowhere,
 }
 
 /// What an engine is made of.
@@ -198,6 +200,7 @@ impl Engine {
                 epoll::add(&epoll, &socket, Target::Listener.pack(), EventFlags::IN)?;
                 listener = Some(TcpListener::from(socket));
             }
+            Route::Nowhere => {}
         }
         Ok(Self {
             epoll,
@@ -237,6 +240,7 @@ impl Engine {
                 self.tell_host(number);
                 self.dial(number, Wire::Client, first);
             }
+            Route::Nowhere => self.fail(number, "there is nowhere to open it"),
         }
     }
 

@@ -22,6 +22,7 @@ pub mod report;
 pub mod run;
 pub mod sample;
 pub mod session;
+pub mod storm;
 pub mod tally;
 pub mod target;
 

@@ -13,6 +13,7 @@ use super::progress;
 use super::report::{Asked, Measured, Report, Window};
 use super::sample::{CoreTime, Machine, Sample};
 use super::session::{Session, State};
+use super::storm::Storm;
 use super::tally::Tally;
 use super::target::Target;
 
@@ -28,6 +29,8 @@ const REST: Duration = Duration::from_millis(1_500);
 const REST_LIMIT: Duration = Duration::from_secs(12);
 /// How often memory and descriptors are looked at while sessions come and go.
 const LOOK_AT_PEAK: Duration = Duration::from_millis(500);
+/// What is due while the relay is looked at is late; by then it has arrived.
+const AFTER_LOOK_S: f64 = 0.1;
 /// With the default of 50 µs every sleep of the generator ends late.
 const TIMER_SLACK_NS: u64 = 1;
 
@@ -99,6 +102,21 @@ impl<'a> Bench<'a> {
 
     fn now(&self) -> Moment {
         Moment::now(&self.target, self.common)
+    }
+
+    /// Begins what is measured. Looking at everything takes milliseconds in which
+    /// nothing is sent, so it is done just before; times are taken again.
+    fn begin(&mut self) -> anyhow::Result<(SystemTime, Instant, Moment)> {
+        let mut begin = self.now();
+        self.engine.run(Duration::from_secs_f64(AFTER_LOOK_S), |_| false)?;
+        let (began, since) = (SystemTime::now(), Instant::now());
+        self.engine.tally.restart();
+        if let Some(relay) = &mut begin.relay {
+            relay.cpu_ns = self.target.cpu_ns(self.common);
+        }
+        begin.ourselves.cpu_ns = Sample::cpu_ns_of(&[std::process::id()]);
+        begin.machine = CoreTime::now();
+        Ok((began, since, begin))
     }
 
     /// Opens sessions until that many are live.
@@ -212,17 +230,17 @@ pub fn relay(args: &RelayArgs) -> anyhow::Result<Outcome> {
     bench.engine.stall_from(args.sessions, true);
     bench.engine.start_traffic();
     run_for(&mut bench.engine, "warming up", args.warm_up_seconds)?;
-    let (began, since) = (SystemTime::now(), Instant::now());
-    bench.engine.tally.restart();
-    let begin = bench.now();
-    if args.storm > 0.0 {
-        bench.engine.shake(Pace::PerSecond(args.storm));
-    }
+    let (began, since, begin) = bench.begin()?;
+    let storm = (args.storm > 0.0)
+        .then(|| Storm::begin(&bench.target, bench.common, args.storm))
+        .transpose()?;
     run_for(&mut bench.engine, "measuring", args.seconds)?;
     let (elapsed, end) = (since.elapsed(), bench.now());
-    let tally = std::mem::take(&mut bench.engine.tally);
+    let mut tally = std::mem::take(&mut bench.engine.tally);
 
-    bench.engine.shake(Pace::Off);
+    if let Some(storm) = storm {
+        storm.calm(&mut tally, &mut bench.engine.faults)?;
+    }
     bench.engine.stall_from(args.sessions, false);
     bench.settle()?;
     bench.close()?;
@@ -251,9 +269,7 @@ fn idle(args: &SessionsArgs) -> anyhow::Result<Outcome> {
     bench.engine.start_traffic();
     // Each has sent and been sent something by then: heartbeats.
     run_for(&mut bench.engine, "warming up", 6.0)?;
-    let (began, since) = (SystemTime::now(), Instant::now());
-    bench.engine.tally.restart();
-    let begin = bench.now();
+    let (began, since, begin) = bench.begin()?;
     run_for(&mut bench.engine, "measuring", args.hold_seconds)?;
     let (elapsed, end) = (since.elapsed(), bench.now());
     let tally = std::mem::take(&mut bench.engine.tally);
@@ -343,9 +359,7 @@ pub fn handshake(args: &HandshakeArgs) -> anyhow::Result<Outcome> {
     let pace = args.rate.map_or(Pace::AtOnce(args.concurrent), Pace::PerSecond);
     bench.engine.shake(pace);
     run_for(&mut bench.engine, "warming up", args.warm_up_seconds)?;
-    let (began, since) = (SystemTime::now(), Instant::now());
-    bench.engine.tally.restart();
-    let begin = bench.now();
+    let (began, since, begin) = bench.begin()?;
     run_for(&mut bench.engine, "measuring", args.seconds)?;
     let (elapsed, end) = (since.elapsed(), bench.now());
     let tally = std::mem::take(&mut bench.engine.tally);

@@ -44,16 +44,22 @@ impl Sample {
         Self::of_one(std::process::id())
     }
 
-    fn of_one(pid: u32) -> Self {
-        let place = PathBuf::from(format!("/proc/{pid}"));
-        let tasks = std::fs::read_dir(place.join("task")).into_iter().flatten().flatten();
-        let on_core = tasks.filter_map(|task| {
+    /// [`Sample::cpu_ns`] alone, of these processes together.
+    #[must_use]
+    pub fn cpu_ns_of(processes: &[u32]) -> u64 {
+        let tasks = processes.iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")));
+        let on_core = tasks.flatten().flatten().filter_map(|task| {
             time_on_core_ns(&std::fs::read_to_string(task.path().join("schedstat")).ok()?)
         });
+        on_core.sum()
+    }
+
+    fn of_one(pid: u32) -> Self {
+        let place = PathBuf::from(format!("/proc/{pid}"));
         let status = std::fs::read_to_string(place.join("status")).unwrap_or_default();
         let descriptors = std::fs::read_dir(place.join("fd")).map_or(0, |all| all.count() as u64);
         Self {
-            cpu_ns: on_core.sum(),
+            cpu_ns: Self::cpu_ns_of(&[pid]),
             rss_bytes: rss_bytes(&status).unwrap_or(0),
             descriptors,
             output_slots: 0,

@@ -17,6 +17,9 @@ use super::options::{Address, Cipher, Common, Direction};
 use super::sample::Sample;
 use crate::tls::settings::{MinimumVersion, TlsSettings};
 
+/// An address, and the name that its certificate has.
+pub type Door = (SocketAddr, ServerName<'static>);
+
 /// What is loaded.
 #[derive(Debug)]
 pub enum Target {
@@ -52,18 +55,39 @@ impl Target {
         leg: ClientLeg,
         bulk: Direction,
     ) -> anyhow::Result<Engine> {
-        let (route, client, shake_at, shake_name) = match self {
-            Self::Ours(deployment) => {
-                let name = deployment.url().server_name();
-                let name = name.map_err(|_| anyhow::anyhow!("the gateway has no name"))?;
-                (deployment.route(leg)?, Some(deployment.client_tls()?), deployment.address(), name)
-            }
+        let route = match self {
+            Self::Ours(deployment) => deployment.route(leg)?,
             Self::Through { relay, sink } => {
                 let sink_tls =
                     if sink.is_tls { Some(Arc::new(sink_config(common)?)) } else { None };
-                let route = Route::Through { relay: relay.at, sink: sink.at, sink_tls };
+                Route::Through { relay: relay.at, sink: sink.at, sink_tls }
+            }
+        };
+        let (tls, shake_at) = self.door(common)?;
+        let bulk = (bulk != Direction::Down, bulk != Direction::Up);
+        Engine::new(EngineSettings {
+            route,
+            tls,
+            shake_at: Some(shake_at),
+            seed: common.seed,
+            bulk,
+        })
+    }
+
+    /// Where clients dial, under which name, and with which TLS if with any.
+    ///
+    /// # Errors
+    /// When there is no such name, or TLS does not take the settings.
+    pub fn door(&self, common: &Common) -> anyhow::Result<(Option<Arc<ClientConfig>>, Door)> {
+        let (client, door) = match self {
+            Self::Ours(deployment) => {
+                let name = deployment.url().server_name();
+                let name = name.map_err(|_| anyhow::anyhow!("the gateway has no name"))?;
+                (Some(deployment.client_tls()?), (deployment.address(), name))
+            }
+            Self::Through { relay, .. } => {
                 let client = if relay.is_tls { Some(trusting_client(common)?) } else { None };
-                (route, client, relay.at, ServerName::from(relay.at.ip()))
+                (client, (relay.at, ServerName::from(relay.at.ip())))
             }
         };
         let tls = client.map(|mut config| {
@@ -73,9 +97,7 @@ impl Target {
             config.resumption = rustls::client::Resumption::disabled();
             Arc::new(config)
         });
-        let bulk = (bulk != Direction::Down, bulk != Direction::Up);
-        let shake_at: Option<(SocketAddr, _)> = Some((shake_at, shake_name));
-        Engine::new(EngineSettings { route, tls, shake_at, seed: common.seed, bulk })
+        Ok((tls, door))
     }
 
     /// What our own processes said last.
@@ -108,11 +130,22 @@ impl Target {
     /// What its processes use; none when there are none that we know.
     #[must_use]
     pub fn sample(&self, common: &Common) -> Option<Sample> {
+        let pids = self.processes(common);
+        (!pids.is_empty()).then(|| Sample::of(&pids))
+    }
+
+    /// How long they were on a core.
+    #[must_use]
+    pub fn cpu_ns(&self, common: &Common) -> u64 {
+        Sample::cpu_ns_of(&self.processes(common))
+    }
+
+    fn processes(&self, common: &Common) -> Vec<u32> {
         let mut pids = common.pids.clone();
         if let Self::Ours(deployment) = self {
             pids.push(deployment.gateway_pid());
         }
-        (!pids.is_empty()).then(|| Sample::of(&pids))
+        pids
     }
 }
 

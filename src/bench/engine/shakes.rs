@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
+use rustix::thread::sched_yield;
 use rustls::pki_types::ServerName;
 use slab::Slab;
 
@@ -126,7 +127,10 @@ impl Engine {
                 }
             }
         };
-        match step() {
+        let stepped = step();
+        // On a storm's thread, the sessions' comes first.
+        sched_yield();
+        match stepped {
             Ok(false) => return,
             Ok(true) => {
                 let age_us = now_ns.saturating_sub(*intended_ns) / 1_000;
