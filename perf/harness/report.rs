@@ -331,8 +331,9 @@ const fn explain(work: Work) -> (&'static str, &'static str) {
         ),
         Work::Mix => (
             "RDP mix",
-            "The default mix of RDP profiles at a fixed offered rate. A message is one write of a \
-             profile. Less is better.",
+            "The default mix of RDP profiles at a fixed offered rate; of 1,000 users two in three are \
+             away, so that the rate is about that of 300. A message is one write of a profile. Less \
+             is better.",
         ),
         Work::Ping => (
             "Ping-pong",
