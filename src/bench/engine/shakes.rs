@@ -4,7 +4,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
-use rustix::thread::sched_yield;
 use rustls::pki_types::ServerName;
 use slab::Slab;
 
@@ -127,10 +126,7 @@ impl Engine {
                 }
             }
         };
-        let stepped = step();
-        // On a storm's thread, the sessions' comes first.
-        sched_yield();
-        match stepped {
+        match step() {
             Ok(false) => return,
             Ok(true) => {
                 let age_us = now_ns.saturating_sub(*intended_ns) / 1_000;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
-use rustix::thread::sched_yield;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_uring::buf::BoundedBuf as _;
@@ -119,10 +118,6 @@ impl Connection {
             return Err(ConnectionError::Gone);
         }
         self.tls.feed(buffer.get(..received).unwrap_or_default())?;
-        // It may have computed for as long as a session's bytes would wait: who
-        // relays comes first. Left to itself the kernel looks again at its next tick,
-        // up to 4 ms later.
-        sched_yield();
         if self.tls.peer_closed() { Err(ConnectionError::Gone) } else { Ok(()) }
     }
 
