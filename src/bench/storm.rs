@@ -18,8 +18,6 @@ use crate::gateway::relay::ring::take_short_turns;
 
 /// The lowest: the thread of the sessions runs whenever it wants to.
 const NICENESS: i32 = 19;
-/// Longer than any bench.
-const FOR_EVER: Duration = Duration::from_secs(48 * 3600);
 
 /// A storm that blows until it is [`Storm::calm`]ed.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Storm {
             let route = Route::Nowhere;
             let mut engine = Engine::new(EngineSettings { route, tls, shake_at, seed, bulk })?;
             engine.shake(Pace::PerSecond(per_s));
-            engine.run(FOR_EVER, |_| stop.load(Ordering::Relaxed))?;
+            engine.run(Duration::MAX, |_| stop.load(Ordering::Relaxed))?;
             Ok((engine.tally, engine.faults))
         })?;
         Ok(Self { is_over, thread })

@@ -145,7 +145,8 @@ pub enum GatewayToBroker {
     /// Follows at once on a hello with `more`, until `more` is false. Only
     /// then is it known which sessions are not live.
     AlsoLive { live: Vec<SessionId>, more: bool },
-    /// Load, about once a second.
+    /// Load, about once a second. `connections` are the live sessions of which this
+    /// channel has told; those that it has not are on their way in the broker's books.
     Load { connections: u32, waiting: u32, draining: bool },
     /// Step 7 and 9, first half: reserve a place on a host for this user and
     /// sign the client's ticket for the gateway that was selected.
