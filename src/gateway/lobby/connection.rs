@@ -139,8 +139,13 @@ impl Connection {
 
     /// Encrypts and sends.
     pub async fn write(&mut self, plaintext: &[u8]) -> Result<(), ConnectionError> {
-        self.tls.send(plaintext)?;
+        self.queue(plaintext)?;
         self.flush().await
+    }
+
+    /// Encrypts, to be sent with what is written next or with the end.
+    pub fn queue(&mut self, plaintext: &[u8]) -> Result<(), ConnectionError> {
+        Ok(self.tls.send(plaintext)?)
     }
 
     /// Sends what the record layer wants sent.
@@ -214,7 +219,7 @@ impl Connection {
             detail = refusal.detail.as_deref().unwrap_or_default(),
             "Refused a connection"
         );
-        if self.tls.is_established() && self.write(answer).await.is_ok() {
+        if self.tls.is_established() && self.queue(answer).is_ok() {
             self.close().await;
         }
     }

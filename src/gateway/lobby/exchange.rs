@@ -44,15 +44,19 @@ pub async fn answer(
     send(connection, head, bytes).await
 }
 
-/// Answers a request that has been read to its end.
+/// Answers a request that has been read to its end; a last answer goes out with
+/// the connection's end, as one segment.
 pub async fn send(
     connection: &mut Connection,
     head: &RequestHead,
     bytes: &[u8],
 ) -> Result<Next, Refusal> {
+    if head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close")) {
+        connection.queue(bytes).map_err(Code::from)?;
+        return Ok(Next::Close);
+    }
     connection.write(bytes).await.map_err(Code::from)?;
-    let close = head.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
-    Ok(if close { Next::Close } else { Next::Another })
+    Ok(Next::Another)
 }
 
 /// An answer with this as its body.
