@@ -76,6 +76,8 @@ pub struct Judged {
     pub must: String,
     pub aim: String,
     pub value: Option<f64>,
+    /// What the floor itself comes to by the same measure.
+    pub floor: Option<f64>,
     pub verdict: Verdict,
 }
 
@@ -110,6 +112,10 @@ impl Goal {
             Better::Below => value <= goal,
             Better::Above => value >= goal,
         };
+        let floor = match self.measure {
+            Measure::RatioTo(Engine::Floor) | Measure::RatioToRaw | Measure::Own => None,
+            Measure::RatioTo(other) => row.ratio_of(Engine::Floor, other),
+        };
         let verdict = match value {
             None => Verdict::Open,
             Some(value) if reaches(value, self.aim) => Verdict::Aim,
@@ -118,7 +124,7 @@ impl Goal {
         };
         let goal = |goal: f64| format!("{sign} {goal}");
         let (must, aim) = (goal(self.must), goal(self.aim));
-        Judged { work: row.work, sessions: row.sessions, measure, must, aim, value, verdict }
+        Judged { work: row.work, sessions: row.sessions, measure, must, aim, value, floor, verdict }
     }
 }
 
@@ -167,5 +173,26 @@ mod tests {
         let judged = judge(&Runs(&[]).rows(&plan));
         assert_eq!(judged.len(), 1);
         assert_eq!(judged[0].verdict, Verdict::Open);
+    }
+
+    #[test]
+    fn what_the_floor_would_reach_stands_beside_ratios_to_others() {
+        let plan = plan(true, &[Work::Bulk, Work::Handshake]);
+        let runs = runs(&plan);
+        for judged in judge(&Runs(&runs).rows(&plan)) {
+            // There is a floor for bulk alone, and no floor of the floor.
+            let expected = judged.work == Work::Bulk && judged.measure.contains("HAProxy");
+            assert_eq!(
+                judged.floor.is_some(),
+                expected,
+                "{} {}",
+                judged.work.key(),
+                judged.measure
+            );
+            if let (Some(floor), Some(value)) = (judged.floor, judged.value) {
+                // Ringway costs 1.25 times the floor here.
+                assert!((value / floor - 1.25).abs() < 0.01, "{value} {floor}");
+            }
+        }
     }
 }

@@ -87,14 +87,15 @@ impl Report<'_> {
             return String::new();
         }
         let mut text = "\n## What it has to reach\n\n\
-            | work | sessions | measure | must | aim | now | |\n\
-            | --- | ---: | --- | --- | --- | ---: | --- |\n"
+            | work | sessions | measure | must | aim | now | the floor | |\n\
+            | --- | ---: | --- | --- | --- | ---: | ---: | --- |\n"
             .to_owned();
         for goal in judged {
             let now = goal.value.map_or("–".to_owned(), shown);
+            let floor = goal.floor.map_or("–".to_owned(), shown);
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {now} | {} |",
+                "| {} | {} | {} | {} | {} | {now} | {floor} | {} |",
                 goal.work.key(),
                 goal.sessions,
                 goal.measure,

@@ -41,7 +41,11 @@ impl Row {
 
     /// Ringway against another.
     pub fn ratio(&self, other: Engine) -> Option<f64> {
-        ratio(self.value(Engine::Ringway), self.value(other))
+        self.ratio_of(Engine::Ringway, other)
+    }
+
+    pub fn ratio_of(&self, engine: Engine, other: Engine) -> Option<f64> {
+        ratio(self.value(engine), self.value(other))
     }
 
     /// A framing against none.
