@@ -1,6 +1,7 @@
 //! A TLS connection of the lobby: bytes between a socket and the sans-io
 //! handshake, each wait with a deadline.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_uring::buf::BoundedBuf as _;
 use tokio_uring::buf::BoundedBufMut as _;
@@ -55,6 +57,7 @@ pub struct Connection {
     stream: AsyncFd<TcpStream>,
     tls: ServerHandshake,
     buffers: FixedBufPool<Vec<u8>>,
+    has_written: bool,
 }
 
 impl Connection {
@@ -68,7 +71,8 @@ impl Connection {
         let accepted_at = Instant::now();
         let tls = ServerHandshake::new(Arc::clone(&shared.tls))?;
         let stream = stream_readiness(stream)?;
-        Ok(Self { peer, shared: Arc::clone(shared), meter, accepted_at, stream, tls, buffers })
+        let (shared, has_written) = (Arc::clone(shared), false);
+        Ok(Self { peer, shared, meter, accepted_at, stream, tls, buffers, has_written })
     }
 
     /// The TLS handshake, or its deadline.
@@ -110,12 +114,16 @@ impl Connection {
     /// Waits for bytes and decrypts them. An end of the stream, clean or not,
     /// is [`ConnectionError::Gone`]: nobody in the lobby is left half open.
     pub async fn fill(&mut self) -> Result<(), ConnectionError> {
-        self.wait_readable().await?;
+        let mut ready = readable_now(&self.stream).await?;
         let buffer = self.buffers.next(BUFFER_BYTES).await;
         let (outcome, buffer) = self.stream.get_ref().read_fixed(buffer).await;
         let received = outcome?;
         if received == 0 {
             return Err(ConnectionError::Gone);
+        }
+        if received < BUFFER_BYTES {
+            // That was all. Does nothing if more was announced meanwhile.
+            ready.clear_ready();
         }
         self.tls.feed(buffer.get(..received).unwrap_or_default())?;
         if self.tls.peer_closed() { Err(ConnectionError::Gone) } else { Ok(()) }
@@ -126,15 +134,7 @@ impl Connection {
     ///
     /// Giving this wait up loses nothing; giving [`Connection::fill`] up may.
     pub async fn wait_readable(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.stream.readable().await?;
-            let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            match recv(self.stream.as_fd(), &mut [0_u8; 1], look) {
-                Err(rustix::io::Errno::WOULDBLOCK) => ready.clear_ready(),
-                // Bytes, the end, or an error: the read will tell.
-                _ => return Ok(()),
-            }
-        }
+        readable_now(&self.stream).await.map(drop)
     }
 
     /// Encrypts and sends.
@@ -150,11 +150,19 @@ impl Connection {
 
     /// Sends what the record layer wants sent.
     async fn flush(&mut self) -> Result<(), ConnectionError> {
+        if !self.tls.has_outgoing() {
+            return Ok(());
+        }
+        let mut is_first = !std::mem::replace(&mut self.has_written, true);
         let limit = Duration::from_millis(self.shared.config().limits.write_timeout_ms);
         let outgoing = self.tls.take_outgoing();
         let write_all = async {
             let mut rest = outgoing.as_slice();
             while !rest.is_empty() {
+                // To a connection that was never written to one write is possible.
+                if !std::mem::take(&mut is_first) {
+                    self.wait_writable().await?;
+                }
                 let written = self.write_some(rest).await?;
                 rest = rest.get(written..).unwrap_or_default();
             }
@@ -170,11 +178,10 @@ impl Connection {
         }
     }
 
-    /// Writes as much as there is room for in the socket, at least a byte. A
-    /// registered buffer is taken only when there is room, and one write does
-    /// not wait for more: peers that do not read, however many, hold none.
+    /// Writes as much as there is room for in the socket, at least a byte. Called
+    /// only when there is room, and one write does not wait for more: peers that
+    /// do not read, however many, hold no registered buffer.
     async fn write_some(&self, bytes: &[u8]) -> Result<usize, ConnectionError> {
-        self.wait_writable().await?;
         let chunk = bytes.get(..BUFFER_BYTES).unwrap_or(bytes);
         let mut buffer = self.buffers.next(BUFFER_BYTES).await;
         buffer.put_slice(chunk);
@@ -269,6 +276,37 @@ impl Connection {
             inbound: None,
         })
     }
+}
+
+/// Waits until a read will not wait; what is returned forgets that once a read
+/// has taken all there was.
+///
+/// Readiness that comes while it is waited for is the kernel's word of now, since
+/// nobody else reads from the socket. That which was there before is remembered
+/// from the past, and is asked for again.
+async fn readable_now(stream: &AsyncFd<TcpStream>) -> io::Result<AsyncFdReadyGuard<'_, TcpStream>> {
+    let mut waited = false;
+    // Not constrained: a turn that is used up would look as if it had waited.
+    unconstrained(async {
+        loop {
+            let mut ready = poll_fn(|task| {
+                let polled = stream.poll_read_ready(task);
+                waited |= polled.is_pending();
+                polled
+            })
+            .await?;
+            if waited {
+                return Ok(ready);
+            }
+            let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            match recv(stream.as_fd(), &mut [0_u8; 1], look) {
+                Err(rustix::io::Errno::WOULDBLOCK) => ready.clear_ready(),
+                // Bytes, the end, or an error: the read will tell.
+                _ => return Ok(ready),
+            }
+        }
+    })
+    .await
 }
 
 impl From<ConnectionError> for Code {
