@@ -355,7 +355,8 @@ const fn explain(work: Work) -> (&'static str, &'static str) {
         Work::Handshake => (
             "Handshakes",
             "Full handshake, one small HTTP request and its answer, close. HAProxy and nginx answer \
-             by themselves, without a second leg. More is better.",
+             by themselves, without a second leg. The generator verifies the first handshake of a \
+             run, and believes those that show the same certificate. More is better.",
         ),
         Work::StalledReader => (
             "One reader stalls",

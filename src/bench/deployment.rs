@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use crossbeam::channel::unbounded;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::runtime::Runtime;
 
 use super::engine::{Opener, Route};
@@ -207,12 +207,10 @@ impl Deployment {
         last("broker") + &last("gateway-process")
     }
 
-    /// A client that trusts the gateway.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub fn client_tls(&self) -> anyhow::Result<ClientConfig> {
-        Ok(self.tls.client(self.roots.clone())?)
+    /// Whom a client trusts that trusts the gateway.
+    #[must_use]
+    pub const fn roots(&self) -> &RootCertStore {
+        &self.roots
     }
 
     /// Starts the users and the session host's agent, and waits until the
@@ -235,7 +233,7 @@ impl Deployment {
             .block_on(async { tokio::time::timeout(START_LIMIT, welcome).await })
             .context("the broker did not welcome the session host in time")??;
 
-        let https = HttpsClient::new(self.client_tls()?, DialLimits::default())?;
+        let https = HttpsClient::new(self.tls.client(self.roots.clone())?, DialLimits::default())?;
         let user = User {
             https,
             url: self.gateway_url.url(CONNECTIONS_PATH),

@@ -25,6 +25,7 @@ pub mod session;
 pub mod storm;
 pub mod tally;
 pub mod target;
+pub mod verifier;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

@@ -24,7 +24,7 @@ pub enum Command {
     Relay(RelayArgs),
     /// Sessions that come and go, or (--idle) stay and are silent
     Sessions(SessionsArgs),
-    /// TLS handshakes without a session
+    /// TLS handshakes without a session; the first one is verified
     Handshake(HandshakeArgs),
     /// How long until clients see that an administrator ended their sessions,
     /// while others stay

@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::deployment::{Deployment, DeploymentSettings, Marks};
 use super::engine::{Engine, EngineSettings, Route};
 use super::framing::ClientLeg;
 use super::options::{Address, Cipher, Common, Direction};
 use super::sample::Sample;
+use super::verifier::{TrustsAnyone, VerifiesOnce};
 use crate::tls::settings::{MinimumVersion, TlsSettings};
 
 /// An address, and the name that its certificate has.
@@ -79,24 +80,32 @@ impl Target {
     /// # Errors
     /// When there is no such name, or TLS does not take the settings.
     pub fn door(&self, common: &Common) -> anyhow::Result<(Option<Arc<ClientConfig>>, Door)> {
-        let (client, door) = match self {
+        let (verifier, door): (Option<Arc<dyn ServerCertVerifier>>, Door) = match self {
             Self::Ours(deployment) => {
                 let name = deployment.url().server_name();
                 let name = name.map_err(|_| anyhow::anyhow!("the gateway has no name"))?;
-                (Some(deployment.client_tls()?), (deployment.address(), name))
+                let verifier = WebPkiServerVerifier::builder_with_provider(
+                    Arc::new(deployment.roots().clone()),
+                    tls(common).provider(),
+                );
+                (Some(verifier.build()?), (deployment.address(), name))
             }
             Self::Through { relay, .. } => {
-                let client = if relay.is_tls { Some(trusting_client(common)?) } else { None };
-                (client, (relay.at, ServerName::from(relay.at.ip())))
+                let anyone = || Arc::new(TrustsAnyone(tls(common).provider())) as Arc<_>;
+                (relay.is_tls.then(anyone), (relay.at, ServerName::from(relay.at.ip())))
             }
         };
-        let tls = client.map(|mut config| {
+        let tls = verifier.map(|verifier| -> anyhow::Result<Arc<ClientConfig>> {
+            let mut config = tls(common).client(RootCertStore::empty())?;
+            let verifier = Arc::new(VerifiesOnce::new(verifier));
+            config.dangerous().set_certificate_verifier(verifier);
             // The keys are taken after the handshake, as a gateway does.
             config.enable_secret_extraction = true;
             // Every handshake is a full one.
             config.resumption = rustls::client::Resumption::disabled();
-            Arc::new(config)
+            Ok(Arc::new(config))
         });
+        let tls = tls.transpose()?;
         Ok((tls, door))
     }
 
@@ -172,59 +181,4 @@ fn sink_config(common: &Common) -> anyhow::Result<ServerConfig> {
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())
         .map_err(|error| anyhow::anyhow!("the sink's key: {error}"))?;
     tls(common).server(vec![made.cert.der().clone()], key).context("the sink's certificate")
-}
-
-/// A rival's certificate is nobody's business here.
-fn trusting_client(common: &Common) -> anyhow::Result<ClientConfig> {
-    let mut config = tls(common).client(RootCertStore::empty())?;
-    config.dangerous().set_certificate_verifier(Arc::new(TrustsAnyone(tls(common).provider())));
-    Ok(config)
-}
-
-#[derive(Debug)]
-struct TrustsAnyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustsAnyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
